@@ -1,0 +1,144 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/gofrs/flock"
+)
+
+// FS is every operation of the log that touches the disk. The default is the operating system's; tests put another in
+// its place to see what the log does when an operation fails, or when power is lost between two of them.
+//
+// Names are paths as package filepath makes them, under the directory that was given to [Open]. Errors carry the
+// operating system's own (errors.Is with fs.ErrNotExist, syscall.ENOSPC and the like works). An FS is used by several
+// goroutines at once.
+type FS interface {
+	// OpenFile opens a file as os.OpenFile does. The log uses os.O_RDONLY, os.O_RDWR, os.O_CREATE and os.O_TRUNC.
+	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
+	// ReadDir lists a directory, sorted by name.
+	ReadDir(name string) ([]fs.DirEntry, error)
+	// Mkdir makes one directory. It is on stable storage after SyncDir of its parent.
+	Mkdir(name string, perm fs.FileMode) error
+	// Rename replaces newname, if it is there, in one step: after a crash either the old or the new file has the name.
+	// It is on stable storage after SyncDir.
+	Rename(oldname, newname string) error
+	// Remove removes a file. It is on stable storage after SyncDir.
+	Remove(name string) error
+	// SyncDir puts the entries of a directory (creates, renames, removes) on stable storage.
+	SyncDir(name string) error
+	// Lock takes the one writer's lock of a directory without waiting and holds it until the Closer is closed or the
+	// process is dead, whichever comes first. Where another holds it, the error is a *LockedError.
+	Lock(dir string) (io.Closer, error)
+}
+
+// File is one open file. WriteAt and Truncate come from one goroutine at a time; ReadAt may run beside them.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Size() (int64, error)
+	Truncate(size int64) error
+	// Sync puts the file's bytes, and its size, on stable storage. When it fails, nothing is known of any byte written
+	// since the last Sync that succeeded, and another Sync that succeeds proves nothing.
+	Sync() error
+	// Preallocate asks that the file be given room for size bytes without changing its size or its content, so that a
+	// full disk shows before the first byte is written. It may do nothing.
+	Preallocate(size int64) error
+}
+
+// OS is the operating system's file system. Sync means fdatasync on Linux, fcntl(F_FULLFSYNC) on Darwin,
+// FlushFileBuffers on Windows and fsync elsewhere. SyncDir does nothing on Windows, which has no such call and
+// journals its directories.
+var OS FS = osFS{}
+
+// lockName is the advisory lock's file. It holds the pid of whoever took it last.
+const lockName = "LOCK"
+
+type osFS struct{}
+
+type osFile struct{ *os.File }
+
+func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	f, err := os.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func (osFS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
+func (osFS) Mkdir(name string, perm fs.FileMode) error  { return os.Mkdir(name, perm) }
+func (osFS) Rename(oldname, newname string) error       { return os.Rename(oldname, newname) }
+func (osFS) Remove(name string) error                   { return os.Remove(name) }
+func (osFS) SyncDir(name string) error                  { return syncDir(name) }
+func (f osFile) Sync() error                            { return syncFile(f.File) }
+func (f osFile) Preallocate(size int64) error           { return preallocate(f.File, size) }
+func (f osFile) Size() (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// Lock locks the directory itself where the system can (on Unix), so that deleting LOCK under a running writer lets no
+// second one in, and the file LOCK everywhere, which says who holds it.
+func (osFS) Lock(dir string) (io.Closer, error) {
+	path := filepath.Join(dir, lockName)
+	var held locks
+	if canLockDirs {
+		if err := held.take(dir, flock.New(dir, flock.SetFlag(os.O_RDONLY))); err != nil {
+			return nil, err
+		}
+	}
+	if err := held.take(dir, flock.New(path, flock.SetPermissions(0o644))); err != nil {
+		return nil, errors.Join(err, held.Close())
+	}
+	// The pid is for people; a LOCK that cannot be written locks all the same.
+	_ = os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644)
+	return &held, nil
+}
+
+// locks is what Lock took, in order.
+type locks []*flock.Flock
+
+func (l *locks) take(dir string, f *flock.Flock) error {
+	ok, err := f.TryLock()
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", f.Path(), err)
+	}
+	if !ok {
+		return &LockedError{Dir: dir, PID: lockHolder(dir)}
+	}
+	*l = append(*l, f)
+	return nil
+}
+
+func (l *locks) Close() error {
+	var errs []error
+	for i := len(*l) - 1; i >= 0; i-- {
+		errs = append(errs, (*l)[i].Unlock())
+	}
+	*l = nil
+	return errors.Join(errs...)
+}
+
+// lockHolder reads the pid in LOCK; 0 when it cannot be had.
+func lockHolder(dir string) int {
+	data, err := os.ReadFile(filepath.Join(dir, lockName))
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid < 0 {
+		return 0
+	}
+	return pid
+}

@@ -1,0 +1,5 @@
+//go:build aix || solaris
+
+package wal
+
+const canFlock = false

@@ -1,0 +1,5 @@
+//go:build unix && !aix && !solaris
+
+package wal
+
+const canFlock = true
