@@ -1,0 +1,680 @@
+package wal
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"strconv"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Bytes to events and back; no I/O. The format's picture stands in doc.go.
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// saltSeed is the checksum's state after a segment's salt, as its 16 hex digits stand in the header.
+func saltSeed(salt string) uint32 { return crc32.Checksum([]byte(salt), castagnoli) }
+
+const (
+	crcName   = `,"crc":"`
+	crcLength = len(crcName) + 8 + len(`"}`) // the end of every line, newline not counted
+)
+
+// seal ends a line that was begun at from: the checksum over all its bytes, the brace, the newline.
+func seal(buf []byte, from int, seed uint32) []byte {
+	sum := crc32.Update(seed, castagnoli, buf[from:])
+	buf = append(buf, crcName...)
+	for shift := 28; shift >= 0; shift -= 4 {
+		buf = append(buf, hexDigits[sum>>shift&15])
+	}
+	return append(buf, "\"}\n"...)
+}
+
+// open returns the part of a line (without its newline) that the checksum covers, if the checksum is right. The end is
+// compared as bytes: a parse that took "9F3A01BC" for "9f3a01bc" would let bit flips through.
+func unseal(line []byte, seed uint32) (body []byte, ok bool) {
+	at := len(line) - crcLength
+	if at < 1 {
+		return nil, false
+	}
+	var want [crcLength]byte
+	sum := crc32.Update(seed, castagnoli, line[:at])
+	copy(want[:], crcName)
+	for i := range 8 {
+		want[len(crcName)+i] = hexDigits[sum>>(28-4*i)&15]
+	}
+	copy(want[len(crcName)+8:], `"}`)
+	return line[:at], bytes.Equal(line[at:], want[:])
+}
+
+// appendBody appends what the caller of Append decides about an event, in canonical order and spelling. It starts with
+// a comma: the committer puts seq, prev and epoch before it.
+func appendBody(dst []byte, e *Event) []byte {
+	dst = append(dst, `,"ts":`...)
+	dst = strconv.AppendInt(dst, e.Time.Unix(), 10)
+	dst = append(dst, `,"ns":`...)
+	dst = strconv.AppendInt(dst, int64(e.Time.Nanosecond()), 10)
+	dst = append(dst, `,"type":`...)
+	dst = appendQuoted(dst, string(e.Type))
+	dst = append(dst, `,"job_id":`...)
+	dst = appendQuoted(dst, e.JobID)
+	if e.Capability != "" {
+		dst = appendQuoted(append(dst, `,"capability":`...), e.Capability)
+	}
+	if len(e.Args) > 0 {
+		dst = append(append(dst, `,"args":`...), e.Args...)
+	}
+	if len(e.Output) > 0 {
+		dst = append(append(dst, `,"output":`...), e.Output...)
+	}
+	if e.Error != "" {
+		dst = appendQuoted(append(dst, `,"error":`...), e.Error)
+	}
+	return dst
+}
+
+// place is what only the committer knows about an event when it writes the line.
+type place struct {
+	seq, prev, epoch uint64
+	more             int    // events of the same group that follow
+	durable          uint64 // the highest seq known to be on disk
+}
+
+// appendLine appends a whole line, newline included.
+func appendLine(dst []byte, at place, body []byte, seed uint32) []byte {
+	from := len(dst)
+	dst = strconv.AppendUint(append(dst, `{"seq":`...), at.seq, 10)
+	dst = strconv.AppendUint(append(dst, `,"prev":`...), at.prev, 10)
+	dst = strconv.AppendUint(append(dst, `,"epoch":`...), at.epoch, 10)
+	dst = append(dst, body...)
+	if at.more > 0 {
+		dst = strconv.AppendInt(append(dst, `,"more":`...), int64(at.more), 10)
+	}
+	dst = strconv.AppendUint(append(dst, `,"durable":`...), at.durable, 10)
+	return seal(dst, from, seed)
+}
+
+// A record is a line taken apart. Its spans point into the line and are gone with it.
+type record struct {
+	place
+	sec, ns       int64
+	typ, job, cap text
+	args, out     []byte
+	errText       text
+	mark          *mark  // the line is a mark: nothing above is set but durable
+	problem       string // the checksum is right, but it is no event that this version can read
+}
+
+// text is the inside of a checked JSON string.
+type text struct {
+	raw     []byte
+	escaped bool
+}
+
+func (t text) string() string {
+	if !t.escaped {
+		return string(t.raw)
+	}
+	return string(appendUnquoted(nil, t.raw))
+}
+
+var (
+	errChecksum = errors.New("checksum mismatch")
+	errFrame    = errors.New("the checksum is right, but this is neither an event nor a mark")
+)
+
+// decoder takes lines apart. It is reused to keep the scanner's memory; not for concurrent use.
+type decoder struct {
+	json  jsonScanner
+	names interner
+}
+
+// decode takes one line, without its newline, apart. errChecksum: the bytes are not as they were written. errFrame:
+// they are, but say nothing that can be placed in a log. A record with a problem can be placed, but not read.
+func (d *decoder) decode(line []byte, seed uint32, r *record) error {
+	body, ok := unseal(line, seed)
+	if !ok {
+		return errChecksum
+	}
+	*r = record{}
+	if d.canonical(body, r) {
+		return nil
+	}
+	*r = record{}
+	err := d.ordinary(line, r)
+	if err == nil {
+		return nil
+	}
+	*r = record{problem: err.Error()}
+	if !d.frame(body, r) {
+		return errFrame
+	}
+	return nil
+}
+
+// canonical is the fast path: the writer's own order and spelling, without looking back. What it does not take,
+// ordinary judges; what it takes, ordinary takes to the same result.
+func (d *decoder) canonical(body []byte, r *record) bool {
+	p := parser{src: body, json: &d.json}
+	r.seq = p.uint(`{"seq":`)
+	r.prev = p.uint(`,"prev":`)
+	r.epoch = p.uint(`,"epoch":`)
+	r.sec = p.int(`,"ts":`)
+	r.ns = p.int(`,"ns":`)
+	r.typ = p.text(`,"type":`)
+	r.job = p.text(`,"job_id":`)
+	if p.has(`,"capability":`) {
+		r.cap = p.text(`,"capability":`)
+	}
+	if p.has(`,"args":`) {
+		r.args = p.value(`,"args":`)
+	}
+	if p.has(`,"output":`) {
+		r.out = p.value(`,"output":`)
+	}
+	if p.has(`,"error":`) {
+		r.errText = p.text(`,"error":`)
+	}
+	if p.has(`,"more":`) {
+		r.more = p.count(`,"more":`)
+	}
+	r.durable = p.uint(`,"durable":`)
+	return !p.bad && p.at == len(body) && r.check() == nil
+}
+
+// check is what both paths hold of an event.
+func (r *record) check() error {
+	switch {
+	case r.seq == 0:
+		return errors.New("seq 0")
+	case r.sec > maxUnix:
+		return errors.New("ts beyond the year 9999")
+	case r.ns > 999_999_999:
+		return errors.New("ns beyond a second")
+	case len(r.typ.raw) == 0:
+		return errors.New("no type")
+	}
+	return nil
+}
+
+// maxUnix is the last second that time.Time can marshal: 9999-12-31T23:59:59Z.
+const maxUnix = 253402300799
+
+// parser walks over canonical bytes. After the first thing that is not as expected, bad stays set.
+type parser struct {
+	src  []byte
+	at   int
+	bad  bool
+	json *jsonScanner
+}
+
+func (p *parser) has(name string) bool {
+	return !p.bad && len(p.src)-p.at >= len(name) && string(p.src[p.at:p.at+len(name)]) == name
+}
+
+func (p *parser) skip(name string) bool {
+	if !p.has(name) {
+		p.bad = true
+		return false
+	}
+	p.at += len(name)
+	return true
+}
+
+func (p *parser) uint(name string) uint64 {
+	if !p.skip(name) {
+		return 0
+	}
+	n, end, ok := parseUint(p.src, p.at)
+	p.at, p.bad = end, !ok
+	return n
+}
+
+func (p *parser) int(name string) int64 {
+	n := p.uint(name)
+	if n > math.MaxInt64 {
+		p.bad = true
+	}
+	return int64(n)
+}
+
+func (p *parser) count(name string) int {
+	n := p.uint(name)
+	if n > maxGroup {
+		p.bad = true
+	}
+	return int(n)
+}
+
+func (p *parser) text(name string) text {
+	if !p.skip(name) || p.at >= len(p.src) || p.src[p.at] != '"' {
+		p.bad = true
+		return text{}
+	}
+	end, escaped, err := scanText(p.src, p.at)
+	if err != nil {
+		p.bad = true
+		return text{}
+	}
+	t := text{p.src[p.at+1 : end-1], escaped}
+	p.at = end
+	return t
+}
+
+func (p *parser) value(name string) []byte {
+	if !p.skip(name) {
+		return nil
+	}
+	p.json.src, p.json.spaced, p.json.names = p.src, false, p.json.names[:0]
+	end, err := p.json.value(p.at, 1)
+	if err != nil || p.json.spaced {
+		p.bad = true
+		return nil
+	}
+	v := p.src[p.at:end]
+	p.at = end
+	return v
+}
+
+// parseUint reads a decimal number as JSON spells it: no sign, no leading zero, at most 64 bits.
+func parseUint(src []byte, i int) (n uint64, end int, ok bool) {
+	from := i
+	for ; i < len(src) && isDigit(src[i]); i++ {
+		c := uint64(src[i] - '0')
+		if n > (math.MaxUint64-c)/10 {
+			return 0, i, false
+		}
+		n = n*10 + c
+	}
+	return n, i, i > from && (src[from] != '0' || i == from+1)
+}
+
+// maxGroup is the most events that one append may have.
+const maxGroup = 1 << 20
+
+// ordinary takes any other strict JSON: names in any order, white space, fields it does not know.
+func (d *decoder) ordinary(line []byte, r *record) error {
+	var f fields
+	if err := f.parse(&d.json, line); err != nil {
+		return err
+	}
+	if _, isEvent := f.get("seq"); !isEvent {
+		r.mark = new(mark)
+		err := r.mark.parse(&f)
+		r.durable = r.mark.Durable
+		return err
+	}
+	r.seq = f.uint("seq")
+	r.prev = f.uintOr0("prev")
+	r.epoch = f.uintOr0("epoch")
+	r.sec = f.int("ts")
+	r.ns = int64(f.uintOr0("ns"))
+	r.typ = f.text("type")
+	r.job = f.text("job_id")
+	r.cap = f.textOrNone("capability")
+	r.args = f.raw("args")
+	r.out = f.raw("output")
+	r.errText = f.textOrNone("error")
+	r.more = int(min(f.uintOr0("more"), math.MaxInt32))
+	r.durable = f.uintOr0("durable")
+	if f.err == nil && r.more > maxGroup {
+		f.err = errors.New("more: too many")
+	}
+	if f.err == nil {
+		f.err = r.check()
+	}
+	return f.err
+}
+
+// fields is one JSON object's members, names unquoted, values as they stand.
+type fields struct {
+	names  []string
+	values [][]byte
+	err    error // the first field that was not what it had to be
+}
+
+func (f *fields) parse(scan *jsonScanner, object []byte) error {
+	// One deeper than a payload: the line itself is an object.
+	scan.src, scan.spaced, scan.names = object, false, scan.names[:0]
+	end, err := scan.value(scan.space(0), 0)
+	if err != nil {
+		return err
+	}
+	i := scan.space(0)
+	if object[i] != '{' || scan.space(end) != len(object) {
+		return errors.New("not a JSON object")
+	}
+	for i = scan.space(i + 1); object[i] != '}'; {
+		nameEnd, _, _ := scanText(object, i)
+		f.names = append(f.names, string(appendUnquoted(nil, object[i+1:nameEnd-1])))
+		i = scan.space(scan.space(nameEnd) + 1)
+		end, _ := scan.value(i, 1)
+		f.values = append(f.values, object[i:end])
+		if i = scan.space(end); object[i] == ',' {
+			i = scan.space(i + 1)
+		}
+	}
+	return nil
+}
+
+func (f *fields) get(name string) ([]byte, bool) {
+	for i, n := range f.names {
+		if n == name {
+			return f.values[i], true
+		}
+	}
+	return nil, false
+}
+
+func (f *fields) fail(name, reason string) {
+	if f.err == nil {
+		f.err = fmt.Errorf("%s: %s", name, reason)
+	}
+}
+
+func (f *fields) uint(name string) uint64 {
+	if _, ok := f.get(name); !ok {
+		f.fail(name, "missing")
+	}
+	return f.uintOr0(name)
+}
+
+func (f *fields) uintOr0(name string) uint64 {
+	v, ok := f.get(name)
+	if !ok {
+		return 0
+	}
+	n, end, ok := parseUint(v, 0)
+	if !ok || end != len(v) {
+		f.fail(name, "not a whole number")
+	}
+	return n
+}
+
+func (f *fields) int(name string) int64 {
+	n := f.uint(name)
+	if n > math.MaxInt64 {
+		f.fail(name, "too large")
+	}
+	return int64(n)
+}
+
+func (f *fields) text(name string) text {
+	if _, ok := f.get(name); !ok {
+		f.fail(name, "missing")
+	}
+	return f.textOrNone(name)
+}
+
+// textOrNone takes null for a missing string, as the ancestor's reader does.
+func (f *fields) textOrNone(name string) text {
+	v, ok := f.get(name)
+	if !ok || string(v) == "null" {
+		return text{}
+	}
+	if v[0] != '"' {
+		f.fail(name, "not a string")
+		return text{}
+	}
+	return text{raw: v[1 : len(v)-1], escaped: bytes.IndexByte(v, '\\') >= 0}
+}
+
+func (f *fields) raw(name string) []byte {
+	v, ok := f.get(name)
+	if !ok {
+		return nil
+	}
+	return appendCompact(nil, v)
+}
+
+// frame reads, of a line that will not decode, what places it in the log: its number at the front, more and durable at
+// the back, where the writer puts them; and the job, if it can be found.
+func (d *decoder) frame(body []byte, r *record) bool {
+	p := parser{src: body, json: &d.json}
+	if r.seq = p.uint(`{"seq":`); p.bad || r.seq == 0 {
+		return false
+	}
+	if r.prev = p.uint(`,"prev":`); p.bad {
+		r.prev = 0
+	}
+	rest, durable := numberBefore(body, `,"durable":`)
+	_, more := numberBefore(rest, `,"more":`)
+	r.durable, r.more = durable, int(min(more, maxGroup))
+	if i := bytes.Index(body, []byte(`,"job_id":"`)); i >= 0 {
+		p := parser{src: body, at: i, json: &d.json}
+		if job := p.text(`,"job_id":`); !p.bad {
+			r.job = job
+		}
+	}
+	return true
+}
+
+// numberBefore takes name and a number off the end of src.
+func numberBefore(src []byte, name string) (rest []byte, n uint64) {
+	i := len(src)
+	for i > 0 && isDigit(src[i-1]) {
+		i--
+	}
+	n, _, ok := parseUint(src, i)
+	if !ok || !bytes.HasSuffix(src[:i], []byte(name)) {
+		return src, 0
+	}
+	return src[:i-len(name)], n
+}
+
+// event makes an Event that owns its memory.
+func (d *decoder) event(r *record) Event {
+	e := Event{
+		Seq: r.seq, Prev: r.prev, Epoch: r.epoch,
+		Type: EventType(d.names.text(r.typ)), JobID: d.names.text(r.job), Capability: d.names.text(r.cap),
+		Error: r.errText.string(), Problem: r.problem,
+	}
+	if r.problem == "" {
+		e.Time = time.Unix(r.sec, r.ns).UTC()
+		e.Args, e.Output = cloneRaw(r.args), cloneRaw(r.out)
+	}
+	return e
+}
+
+// interner remembers recent names, so that a job's id is one string however many events it has. A fixed table, the
+// newest wins: bounded whatever a file holds.
+type interner struct{ recent [512]string }
+
+func (n *interner) text(t text) string {
+	if len(t.raw) == 0 {
+		return ""
+	}
+	if t.escaped || len(t.raw) > 256 {
+		return t.string()
+	}
+	slot := &n.recent[nameHash(t.raw)%uint32(len(n.recent))]
+	if *slot != string(t.raw) {
+		*slot = string(t.raw)
+	}
+	return *slot
+}
+
+// nameHash is FNV-1a over the last 8 bytes and the length: names differ in their ends.
+func nameHash(name []byte) uint32 {
+	h := uint32(2166136261) ^ uint32(len(name))
+	for _, c := range name[max(0, len(name)-8):] {
+		h = (h ^ uint32(c)) * 16777619
+	}
+	return h ^ h>>15
+}
+
+// A mark is a line about the log itself. Zero fields are left out, but for those that the kind always has.
+type mark struct {
+	Kind    string
+	Version uint64
+	Log     string
+	Salt    string
+	Prior   uint64 // the header's: first seq of the segment before, 0 for none
+	First   uint64
+	Last    uint64
+	Epoch   uint64
+	Time    time.Time
+	Floor   uint64 // events below it may be gone
+	Durable uint64
+}
+
+const (
+	markSegment = "segment" // the header, the first line
+	markOpened  = "opened"
+	markDurable = "durable"
+	markFloor   = "floor"
+	markSealed  = "sealed"
+	markClosed  = "closed"
+
+	formatVersion = 1
+)
+
+// appendMark appends the mark's line, newline included. No mark has a seq, so the ancestor's reader passes it over.
+func appendMark(dst []byte, m mark, seed uint32) []byte {
+	from := len(dst)
+	dst = appendQuoted(append(dst, `{"mark":`...), m.Kind)
+	if m.Kind == markSegment {
+		dst = strconv.AppendUint(append(dst, `,"version":`...), m.Version, 10)
+		dst = appendQuoted(append(dst, `,"log":`...), m.Log)
+		dst = appendQuoted(append(dst, `,"salt":`...), m.Salt)
+		dst = strconv.AppendUint(append(dst, `,"prior":`...), m.Prior, 10)
+		dst = strconv.AppendUint(append(dst, `,"first":`...), m.First, 10)
+	}
+	if m.Epoch > 0 {
+		dst = strconv.AppendUint(append(dst, `,"epoch":`...), m.Epoch, 10)
+	}
+	if !m.Time.IsZero() {
+		dst = strconv.AppendInt(append(dst, `,"ts":`...), m.Time.Unix(), 10)
+		dst = strconv.AppendInt(append(dst, `,"ns":`...), int64(m.Time.Nanosecond()), 10)
+	}
+	if m.Kind == markSealed || m.Kind == markClosed {
+		dst = strconv.AppendUint(append(dst, `,"last":`...), m.Last, 10)
+	}
+	if m.Floor > 0 {
+		dst = strconv.AppendUint(append(dst, `,"floor":`...), m.Floor, 10)
+	}
+	dst = strconv.AppendUint(append(dst, `,"durable":`...), m.Durable, 10)
+	return seal(dst, from, seed)
+}
+
+// parse takes any mark, those of later versions included: what it does not know it passes over.
+func (m *mark) parse(f *fields) error {
+	kind := f.text("mark")
+	*m = mark{
+		Kind: kind.string(), Version: f.uintOr0("version"), Log: f.textOrNone("log").string(),
+		Salt: f.textOrNone("salt").string(), Prior: f.uintOr0("prior"), First: f.uintOr0("first"),
+		Last: f.uintOr0("last"), Epoch: f.uintOr0("epoch"), Floor: f.uintOr0("floor"), Durable: f.uintOr0("durable"),
+	}
+	return f.err
+}
+
+// parseHeader reads a segment's first line (without its newline). The salt that its checksum needs stands in it.
+func parseHeader(line []byte) (*mark, error) {
+	var f fields
+	if err := f.parse(new(jsonScanner), line); err != nil {
+		return nil, errors.New("not a segment header")
+	}
+	m := new(mark)
+	if err := m.parse(&f); err != nil || m.Kind != markSegment {
+		return nil, errors.New("not a segment header")
+	}
+	if _, ok := unseal(line, saltSeed(m.Salt)); !ok {
+		return nil, fmt.Errorf("segment header: %w", errChecksum)
+	}
+	return m, nil
+}
+
+// checkEvent refuses at the door what must not stand in the log, and returns e as it will stand there: payloads
+// compact and of its own, time set. limit is in bytes of the line.
+func checkEvent(s *jsonScanner, e Event, now func() time.Time) (Event, error) {
+	if err := checkNames(&e); err != nil {
+		return e, err
+	}
+	if e.Time.IsZero() {
+		e.Time = now()
+		if e.Time.Unix() < 0 {
+			e.Time = time.Unix(0, 0) // a clock that was never set is not the caller's fault
+		}
+	}
+	if sec := e.Time.Unix(); sec < 0 || sec > maxUnix {
+		return e, invalid("Time", "%s: years 1970 to 9999 can be stored", e.Time)
+	}
+	e.Time = e.Time.UTC().Round(0)
+	var err error
+	if e.Args, err = checkPayload(s, "Args", e.Args); err != nil {
+		return e, err
+	}
+	e.Output, err = checkPayload(s, "Output", e.Output)
+	return e, err
+}
+
+func checkNames(e *Event) error {
+	switch {
+	case e.Type == "":
+		return invalid("Type", "empty")
+	case e.JobID == "" && isJobEvent(e.Type):
+		return invalid("JobID", "empty; %s is about a job", e.Type)
+	case e.JobID == "" && e.Prev != 0:
+		return invalid("Prev", "%d on an event without a job", e.Prev)
+	case e.Problem != "":
+		return invalid("Problem", "set; the event could not be read in full and must not be written again")
+	}
+	if err := checkName("Type", string(e.Type)); err != nil {
+		return err
+	}
+	if err := checkName("JobID", e.JobID); err != nil {
+		return err
+	}
+	if err := checkName("Capability", e.Capability); err != nil {
+		return err
+	}
+	if !utf8.ValidString(e.Error) {
+		return invalid("Error", "not valid UTF-8")
+	}
+	return nil
+}
+
+func isJobEvent(t EventType) bool {
+	switch t {
+	case JobSubmitted, JobValidated, JobStarted, JobCompleted, JobFailed, JobRolledBack:
+		return true
+	}
+	return false
+}
+
+// maxName is the most bytes of a job id, a capability or a type.
+const maxName = 256
+
+func checkName(field, s string) error {
+	switch {
+	case len(s) > maxName:
+		return invalid(field, "%d bytes, the most is %d", len(s), maxName)
+	case !utf8.ValidString(s):
+		return invalid(field, "not valid UTF-8: %q", s)
+	}
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			return invalid(field, "control character %U", r)
+		}
+	}
+	return nil
+}
+
+func checkPayload(s *jsonScanner, field string, raw json.RawMessage) (json.RawMessage, error) {
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	compact, err := s.check(raw)
+	if err != nil {
+		return nil, &InvalidError{Field: field, Reason: err.Error()}
+	}
+	if compact {
+		return cloneRaw(raw), nil
+	}
+	return appendCompact(make(json.RawMessage, 0, len(raw)), raw), nil
+}

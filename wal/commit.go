@@ -1,0 +1,590 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+)
+
+// Group commit. Callers put requests into a queue; the first of them becomes the committer, writes and syncs whatever
+// is queued as one batch, wakes those whose events are durable, and hands over to whoever is then at the head of the
+// queue. So a lone caller switches no goroutine, callers that come while a sync runs share the next one, and nothing
+// runs when nobody appends. There is one committer at a time, and it alone writes and syncs: a sync beside it could
+// swallow the one report of an error.
+
+// A request is one append, or something else that only the committer may do.
+type request struct {
+	events []Event
+	bodies []byte // of the events, one after the other
+	ends   []int  // where each ends in bodies
+	links  []int  // for each event the index of its job's previous one in this group, or -1
+	task   func() error
+	final  bool // the task of Close, which runs on a closed or failed log too
+	first  uint64
+	err    error
+	signal chan bool // true: lead; false: done
+}
+
+func newTask(run func() error) *request { return &request{task: run, signal: make(chan bool, 1)} }
+
+// size is the most that the request takes in the log.
+func (r *request) size() int64 { return int64(len(r.bodies) + maxEnvelope*len(r.events)) }
+
+const (
+	maxBatch  = 1 << 20  // a batch grows no further once it is this large: a sync's cost grows from there on
+	maxQueued = 16 << 20 // callers wait when this much is queued
+	idleAfter = 5 * time.Millisecond
+)
+
+// prepare checks and encodes events in the caller's own goroutine.
+func (l *Log) prepare(events []Event) (*request, error) {
+	if len(events) == 0 {
+		return nil, invalid("events", "none")
+	}
+	if len(events) > maxGroup {
+		return nil, &TooLargeError{What: "append: number of events", Size: int64(len(events)), Limit: maxGroup}
+	}
+	r := &request{events: make([]Event, len(events)), ends: make([]int, len(events)), signal: make(chan bool, 1)}
+	last := l.LastSeq()
+	var scan jsonScanner
+	for i := range events {
+		if err := l.prepareOne(r, i, events[i], last, &scan); err != nil {
+			return nil, inGroup(err, i, len(events))
+		}
+	}
+	if r.size() > MaxLineBytes {
+		return nil, &TooLargeError{What: "append", Size: r.size(), Limit: MaxLineBytes}
+	}
+	r.link()
+	return r, nil
+}
+
+func (l *Log) prepareOne(r *request, i int, given Event, last uint64, scan *jsonScanner) error {
+	if size := len(given.Args) + len(given.Output) + len(given.Error); size > l.opts.MaxEventBytes {
+		return &TooLargeError{What: "event", Size: int64(size), Limit: int64(l.opts.MaxEventBytes)}
+	}
+	e, err := checkEvent(scan, given, l.opts.Now)
+	if err != nil {
+		return err
+	}
+	if given.Prev > last {
+		return invalid("Prev", "%d; the log ends at seq %d", given.Prev, last)
+	}
+	before := len(r.bodies)
+	r.bodies = appendBody(r.bodies, &e)
+	if size := len(r.bodies) - before + maxEnvelope; size > l.opts.MaxEventBytes {
+		return &TooLargeError{What: "event", Size: int64(size), Limit: int64(l.opts.MaxEventBytes)}
+	}
+	r.events[i], r.ends[i] = e, len(r.bodies)
+	return nil
+}
+
+// inGroup says which event of several was refused.
+func inGroup(err error, i, n int) error {
+	var bad *InvalidError
+	var large *TooLargeError
+	switch {
+	case n == 1:
+	case errors.As(err, &bad):
+		return invalid(fmt.Sprintf("event %d %s", i, bad.Field), "%s", bad.Reason)
+	case errors.As(err, &large):
+		large.What = fmt.Sprintf("event %d", i)
+	}
+	return err
+}
+
+// link finds, for each event, its job's previous one in the same group.
+func (r *request) link() {
+	r.links = make([]int, len(r.events))
+	if len(r.events) == 1 {
+		r.links[0] = -1
+		return
+	}
+	before := make(map[string]int, len(r.events))
+	for i, e := range r.events {
+		r.links[i] = -1
+		if j, ok := before[e.JobID]; ok && e.JobID != "" {
+			r.links[i] = j
+		}
+		before[e.JobID] = i
+	}
+}
+
+// commit queues a request and returns when it is done.
+func (l *Log) commit(ctx context.Context, r *request) error {
+	l.mu.Lock()
+	for {
+		if err := l.refusedLocked(); err != nil {
+			l.mu.Unlock()
+			return err
+		}
+		if l.queued == 0 || l.queued+r.size() <= maxQueued {
+			break
+		}
+		if l.room == nil {
+			l.room = make(chan struct{})
+		}
+		room := l.room
+		l.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		l.mu.Lock()
+	}
+	lead := l.enqueueLocked(r)
+	l.mu.Unlock()
+	if lead || <-r.signal {
+		l.lead(r)
+	}
+	return r.err
+}
+
+func (l *Log) refusedLocked() error {
+	switch {
+	case l.closed:
+		return ErrClosed
+	case l.failed != nil:
+		return l.failed
+	}
+	return nil
+}
+
+// enqueueLocked puts r at the end of the queue and tells whether it is for the caller to lead.
+func (l *Log) enqueueLocked(r *request) (lead bool) {
+	l.queue = append(l.queue, r)
+	l.queued += r.size()
+	lead = !l.leading
+	l.leading = true
+	return lead
+}
+
+// lead does one batch, whose first request is own, and hands over.
+func (l *Log) lead(own *request) {
+	if l.crowded {
+		// Callers that were just woken come back with their next event: let them, before the batch is taken. Without
+		// this a closed loop of n callers gets stuck at half of them a sync.
+		runtime.Gosched()
+		runtime.Gosched()
+	}
+	l.mu.Lock()
+	batch := l.takeLocked()
+	refused := l.refusedLocked()
+	l.mu.Unlock()
+
+	l.crowded = len(batch) > 1
+	switch {
+	case refused != nil && !own.final:
+		setErr(batch, refused)
+	case own.task != nil:
+		own.err = own.task()
+	default:
+		l.write(batch)
+	}
+	l.handOver(batch, own)
+}
+
+// takeLocked takes the head of the queue: one task, or the appends that go into one write.
+func (l *Log) takeLocked() []*request {
+	n, size := 1, l.queue[0].size()
+	if l.queue[0].task == nil {
+		limit := l.batchLimitLocked(size)
+		for n < len(l.queue) && l.queue[n].task == nil && size+l.queue[n].size() <= limit {
+			size += l.queue[n].size()
+			n++
+		}
+	}
+	batch := append([]*request(nil), l.queue[:n]...)
+	rest := copy(l.queue, l.queue[n:])
+	clear(l.queue[rest:])
+	l.queue = l.queue[:rest]
+	l.queued -= size
+	if l.room != nil {
+		close(l.room)
+		l.room = nil
+	}
+	return batch
+}
+
+// batchLimitLocked: a batch fits into one segment.
+func (l *Log) batchLimitLocked(first int64) int64 {
+	room := l.opts.SegmentBytes
+	if left := room - l.segments[len(l.segments)-1].size; !l.newSegment && first <= left {
+		room = left
+	}
+	return min(room, maxBatch)
+}
+
+// handOver wakes the batch and makes the head of the queue the next committer.
+func (l *Log) handOver(batch []*request, own *request) {
+	for _, r := range batch {
+		if r != own {
+			r.signal <- false
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) > 0 {
+		l.queue[0].signal <- true
+		return
+	}
+	l.leading = false
+	if l.refusedLocked() == nil && l.witnessed < l.durable {
+		l.idle.Reset(idleAfter)
+	}
+}
+
+func setErr(batch []*request, err error) {
+	for _, r := range batch {
+		r.err = err
+	}
+}
+
+// fail ends appending for good, with the first cause for all who come.
+func (l *Log) fail(cause error) *failure {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failed == nil {
+		l.failed = &failure{cause: cause}
+	}
+	return &failure{cause: l.failed.cause, unknown: true}
+}
+
+// write puts a batch into the log.
+func (l *Log) write(batch []*request) {
+	var size int64
+	for _, r := range batch {
+		size += r.size()
+	}
+	if err := l.makeRoom(size); err != nil {
+		if errors.Is(err, ErrFailed) {
+			err = &failure{cause: errors.Unwrap(err)} // nothing of this batch was written: its outcome is known
+		}
+		setErr(batch, err)
+		return
+	}
+	buf := l.encode(batch)
+	if err := l.put(buf, l.opts.Sync == SyncAlways); err != nil {
+		setErr(batch, err)
+		return
+	}
+	l.show(batch, int64(len(buf)))
+}
+
+// encode gives a batch its places and its bytes.
+func (l *Log) encode(batch []*request) []byte {
+	seed := l.segments[len(l.segments)-1].seed
+	buf, seq := l.buf[:0], l.next
+	for _, r := range batch {
+		r.first = seq
+		from := 0
+		for i := range r.events {
+			e := &r.events[i]
+			e.Seq, e.Epoch = seq, l.epoch
+			if j := r.links[i]; j >= 0 {
+				e.Prev = r.first + uint64(j)
+			}
+			at := place{seq: seq, prev: e.Prev, epoch: l.epoch, more: len(r.events) - 1 - i, durable: l.durable}
+			buf = appendLine(buf, at, r.bodies[from:r.ends[i]], seed)
+			from = r.ends[i]
+			seq++
+		}
+	}
+	if cap(buf) <= 2*maxBatch {
+		l.buf = buf
+	}
+	return buf
+}
+
+// put writes bytes behind what is shown and, if it is to, syncs them. On an error that is not a failure of the log, the
+// file is as it was.
+func (l *Log) put(buf []byte, sync bool) error {
+	seg := &l.segments[len(l.segments)-1]
+	if err := writeAll(l.active, buf, seg.size); err != nil {
+		if !isNoSpace(err) {
+			return l.fail(err)
+		}
+		return l.takeBack(&NoSpaceError{Path: seg.path, Need: int64(len(buf)), Err: err})
+	}
+	// crash C8: the group is written, whole, in part or not at all, and not synced. Nobody was told: the next Open keeps
+	// it if it is whole, and cuts it if not.
+	if !sync {
+		return nil
+	}
+	if err := l.active.Sync(); err != nil {
+		return l.fail(err)
+	}
+	return nil
+}
+
+// takeBack cuts what a write without room left behind. Nothing goes behind the cut: what was there may come back.
+func (l *Log) takeBack(cause *NoSpaceError) error {
+	size := l.segments[len(l.segments)-1].size
+	if err := l.active.Truncate(size); err != nil {
+		return l.fail(errors.Join(cause, err))
+	}
+	if err := l.active.Sync(); err != nil {
+		return l.fail(errors.Join(cause, err))
+	}
+	// With the others than SyncAlways this sync covered what was shown before, too.
+	l.newSegment = true
+	l.mu.Lock()
+	l.durable = l.last
+	l.mu.Unlock()
+	return cause
+}
+
+// show lets everyone see a batch that is written and, if that was asked for, durable.
+func (l *Log) show(batch []*request, size int64) {
+	l.witnessed = max(l.witnessed, l.durable)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range batch {
+		l.recent.add(r.events, r.size())
+		l.next += uint64(len(r.events))
+	}
+	l.segments[len(l.segments)-1].size += size
+	l.last = l.next - 1
+	if l.opts.Sync == SyncAlways {
+		l.durable = l.last
+	} else if l.opts.Sync > 0 && !l.syncArmed {
+		l.syncArmed = true
+		time.AfterFunc(time.Duration(l.opts.Sync), l.onSyncDue)
+	}
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
+}
+
+// makeRoom rotates when the active segment is full or final. On an error that is not a failure of the log, the log is
+// as it was and the next call tries again.
+func (l *Log) makeRoom(size int64) error {
+	seg := l.segments[len(l.segments)-1]
+	full := seg.first != l.next && seg.size+size > l.opts.SegmentBytes
+	if !full && !l.newSegment {
+		return nil
+	}
+	if !l.newSegment {
+		if err := l.sealActive(); err != nil && !errors.Is(err, ErrNoSpace) {
+			return err
+		}
+		l.newSegment = true
+	}
+	if l.active != nil {
+		err := l.active.Close()
+		l.active = nil
+		if err != nil {
+			return l.fail(err)
+		}
+	}
+	// crash C9: the old segment is sealed, the new one not there yet. The next Open makes it.
+	err := l.addSegment()
+	switch {
+	case err == nil:
+		l.newSegment = false
+		return nil
+	case errors.Is(err, ErrNoSpace) || isNoSpace(err):
+		return noSpace(err, seg.path, maxHeader)
+	}
+	return l.fail(err)
+}
+
+// sealActive syncs the active segment and marks its end. Without room for the mark it goes without.
+func (l *Log) sealActive() error {
+	if err := l.syncActive(); err != nil {
+		return err
+	}
+	return l.putMark(mark{Kind: markSealed, Last: l.last, Durable: l.last}, true)
+}
+
+// syncActive puts what SyncEvery and SyncNever left unsynced on stable storage.
+func (l *Log) syncActive() error {
+	if l.durable == l.last || l.active == nil {
+		return nil
+	}
+	if err := l.active.Sync(); err != nil {
+		return l.fail(err)
+	}
+	l.mu.Lock()
+	l.durable = l.last
+	l.mu.Unlock()
+	return nil
+}
+
+// putMark writes a mark behind what is shown.
+func (l *Log) putMark(m mark, sync bool) error {
+	n := len(l.segments) - 1
+	buf := appendMark(l.buf[:0], m, l.segments[n].seed)
+	if err := l.put(buf, sync); err != nil {
+		return err
+	}
+	l.witnessed = max(l.witnessed, m.Durable)
+	l.mu.Lock()
+	l.segments[n].size += int64(len(buf))
+	l.mu.Unlock()
+	return nil
+}
+
+// onIdle writes, without a sync, that the last group is durable, once the log has been idle for some milliseconds: so
+// damage to it is told from a torn tail, and readers in other processes see it.
+func (l *Log) onIdle() {
+	l.tryTask(func() error {
+		if l.witnessed >= l.durable || l.newSegment || l.active == nil {
+			return nil
+		}
+		return l.putMark(mark{Kind: markDurable, Durable: l.durable}, false)
+	})
+}
+
+func (l *Log) onSyncDue() {
+	l.mu.Lock()
+	l.syncArmed = false
+	l.mu.Unlock()
+	if err := l.commit(context.Background(), newTask(l.syncActive)); err != nil && !errors.Is(err, ErrClosed) {
+		l.logFailure(err)
+	}
+}
+
+// tryTask runs a task if nothing else is going on.
+func (l *Log) tryTask(run func() error) {
+	l.mu.Lock()
+	if l.refusedLocked() != nil || l.leading {
+		l.mu.Unlock()
+		return
+	}
+	r := newTask(run)
+	l.enqueueLocked(r)
+	l.mu.Unlock()
+	l.lead(r)
+	// A disk too full for the mark shows at the next append, to someone who waits for it.
+	if r.err != nil && !errors.Is(r.err, ErrNoSpace) {
+		l.logFailure(r.err)
+	}
+}
+
+// logFailure is for failures that happen while nobody waits; whoever appends next is told, too.
+func (l *Log) logFailure(err error) {
+	l.opts.Logger.Error("wal: the log has failed", slog.String("dir", l.dir), slog.Any("error", err))
+}
+
+// closeWriter ends writing. Close has set closed, so the queue only drains.
+func (l *Log) closeWriter() error {
+	l.idle.Stop()
+	r := newTask(l.finish)
+	r.final = true
+	l.mu.Lock()
+	lead := l.enqueueLocked(r)
+	l.mu.Unlock()
+	if lead || <-r.signal {
+		l.lead(r)
+	}
+	return r.err
+}
+
+// finish syncs what is not synced, marks a clean end, closes the file and gives the lock back.
+func (l *Log) finish() error {
+	l.mu.Lock()
+	failed := l.failed
+	l.mu.Unlock()
+	var err error
+	if failed != nil {
+		err = failed
+	} else {
+		err = l.markClosed()
+	}
+	if l.active != nil {
+		err = errors.Join(err, l.active.Close())
+		l.active = nil
+	}
+	return errors.Join(err, l.lock.Close())
+}
+
+func (l *Log) markClosed() error {
+	if err := l.syncActive(); err != nil {
+		return err
+	}
+	if l.newSegment || l.active == nil {
+		return nil // the segment is final; the next Open goes on in a new one
+	}
+	err := l.putMark(mark{Kind: markClosed, Epoch: l.epoch, Time: l.opts.Now(), Last: l.last, Durable: l.last}, true)
+	if errors.Is(err, ErrNoSpace) {
+		return nil // all is durable; only the mark is missing
+	}
+	return err
+}
+
+// dropBefore raises the floor, durably, and only then removes what lies below it.
+func (l *Log) dropBefore(seq uint64) error {
+	s := survey{segments: l.segments, floor: seq}
+	n := s.dropped()
+	if n == 0 {
+		return nil
+	}
+	floor := l.segments[n].first
+	if err := l.makeRoom(maxHeader); err != nil {
+		return err
+	}
+	if err := l.syncActive(); err != nil {
+		return err
+	}
+	if err := l.putMark(mark{Kind: markFloor, Floor: floor, Durable: l.last}, true); err != nil {
+		return err
+	}
+	gone := l.segments[:n]
+	l.mu.Lock()
+	l.floor = floor
+	l.segments = append([]segment(nil), l.segments[n:]...)
+	l.mu.Unlock()
+	// crash C10: the floor is durable, and any part of what lies below it may still be there. The next Open sweeps it.
+	for _, seg := range gone {
+		if err := l.fs.Remove(seg.path); err != nil && !isNotExist(err) {
+			return wrapped(err)
+		}
+	}
+	return wrapped(l.fs.SyncDir(l.dir))
+}
+
+// window is the newest events, for followers that keep up. It is bounded by bytes; whoever falls behind it reads from
+// disk. What it holds is never changed.
+type window struct {
+	groups [][]Event
+	sizes  []int64
+	bytes  int64
+}
+
+const windowBytes = 4 << 20
+
+func (w *window) add(events []Event, size int64) {
+	w.groups, w.sizes = append(w.groups, events), append(w.sizes, size)
+	w.bytes += size
+	for w.bytes > windowBytes {
+		w.bytes -= w.sizes[0]
+		w.groups[0] = nil
+		w.groups, w.sizes = w.groups[1:], w.sizes[1:]
+	}
+}
+
+// from returns events in order from seq on, as many as lie together; none if seq is not there.
+func (w *window) from(seq uint64) []Event {
+	lo, hi := 0, len(w.groups)
+	for lo < hi {
+		if mid := (lo + hi) / 2; w.groups[mid][0].Seq <= seq {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo == 0 {
+		return nil
+	}
+	group := w.groups[lo-1]
+	if i := seq - group[0].Seq; i < uint64(len(group)) {
+		return group[i:]
+	}
+	return nil
+}

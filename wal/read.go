@@ -1,0 +1,367 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sort"
+)
+
+// Reading what is shown: ranges from the front, single events by search, the last n from the back.
+
+// snapshot is what a read needs of the log, as it was at one moment.
+type snapshot struct {
+	segments []segment
+	last     uint64
+}
+
+func (l *Log) snapshot() (snapshot, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return snapshot{}, ErrClosed
+	}
+	return snapshot{slices.Clone(l.segments), l.last}, nil
+}
+
+// find returns the index of the segment that holds seq, or the DroppedError that says why there is none.
+func (s snapshot) find(seq uint64) (int, error) {
+	i := sort.Search(len(s.segments), func(i int) bool { return s.segments[i].first > seq }) - 1
+	if i < 0 {
+		first := s.last + 1
+		if len(s.segments) > 0 {
+			first = s.segments[0].first
+		}
+		return 0, &DroppedError{Seq: seq, First: first}
+	}
+	return i, nil
+}
+
+// lastOf is the last seq of the i-th segment.
+func (s snapshot) lastOf(i int) uint64 {
+	if i+1 < len(s.segments) {
+		return min(s.last, s.segments[i+1].first-1)
+	}
+	return s.last
+}
+
+// read yields the events from..last.
+func (l *Log) read(from, last uint64, yield func(Event, error) bool) {
+	for from <= last {
+		snap, err := l.snapshot()
+		if err != nil {
+			yield(Event{}, err)
+			return
+		}
+		if from == 0 && len(snap.segments) > 0 {
+			from = snap.segments[0].first
+			continue
+		}
+		i, err := snap.find(from)
+		if err != nil {
+			yield(Event{}, err)
+			return
+		}
+		to := min(last, snap.lastOf(i))
+		if !l.readSegment(snap.segments[i], from, to, yield) {
+			return
+		}
+		from = to + 1
+	}
+}
+
+// readSegment yields the events from..to, which one segment holds, and tells whether to go on.
+func (l *Log) readSegment(seg segment, from, to uint64, yield func(Event, error) bool) bool {
+	f, err := l.openSegment(seg, from)
+	if err != nil {
+		yield(Event{}, err)
+		return false
+	}
+	defer f.Close() // only read
+	at := seg.header
+	if from > seg.first {
+		start, err := findLine(f, seg, from)
+		if err != nil {
+			yield(Event{}, wrapped(err))
+			return false
+		}
+		at = start.at
+	}
+	r := rangeReader{seg: seg, lines: newLineReader(f, at, seg.size), next: from}
+	defer r.lines.close()
+	for r.next <= to {
+		e, err := r.event()
+		if err == nil && l.isClosed() {
+			err = ErrClosed
+		}
+		if err != nil {
+			yield(Event{}, wrapped(err))
+			return false
+		}
+		if !yield(e, nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// openSegment opens a segment for reading. One that is gone was dropped since the snapshot was taken.
+func (l *Log) openSegment(seg segment, seq uint64) (File, error) {
+	f, err := l.fs.OpenFile(seg.path, os.O_RDONLY, 0)
+	if isNotExist(err) {
+		if first := l.FirstSeq(); seq < first {
+			return nil, &DroppedError{Seq: seq, First: first}
+		}
+		return nil, &CorruptError{Path: seg.path, Seq: seq, Reason: "the segment is gone"}
+	}
+	return f, wrapped(err)
+}
+
+func (l *Log) isClosed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
+}
+
+// rangeReader reads events that are known to be there.
+type rangeReader struct {
+	decoder
+	seg   segment
+	lines *lineReader
+	next  uint64
+	rec   record
+}
+
+func (r *rangeReader) event() (Event, error) {
+	for {
+		l, err := r.lines.next()
+		if errors.Is(err, io.EOF) {
+			return Event{}, r.corrupt(r.lines.at, "the segment ends here")
+		}
+		if err != nil {
+			return Event{}, err
+		}
+		if l.bytes == nil || !l.whole {
+			return Event{}, r.corrupt(l.at, "incomplete line")
+		}
+		if err := r.decode(l.bytes, r.seg.seed, &r.rec); err != nil {
+			return Event{}, r.corrupt(l.at, err.Error())
+		}
+		if r.rec.mark != nil {
+			continue
+		}
+		if r.rec.seq != r.next {
+			return Event{}, r.corrupt(l.at, fmt.Sprintf("seq %d where %d was expected", r.rec.seq, r.next))
+		}
+		r.next++
+		return r.decoder.event(&r.rec), nil
+	}
+}
+
+func (r *rangeReader) corrupt(at int64, reason string) error {
+	return &CorruptError{Path: r.seg.path, Offset: at, Seq: r.next, Reason: reason}
+}
+
+// lineOf is where an event's line lies, and what it says.
+type lineOf struct {
+	at, end int64
+	event   Event
+}
+
+// findLine finds the line of an event that is known to be in the segment, by bisection over the bytes: seqs rise with
+// offsets, so there is no index to keep, to rebuild, or to trust.
+func findLine(f io.ReaderAt, seg segment, seq uint64) (lineOf, error) {
+	var d decoder
+	lo, hi := seg.header, seg.size // the line begins in [lo, hi)
+	for hi-lo > 2*probeBytes {
+		mid := lo + (hi-lo)/2
+		got, at, end, err := d.probe(f, seg, mid, hi)
+		switch {
+		case err != nil:
+			return lineOf{}, err
+		case got == 0 || got > seq: // no event begins in [mid, hi), or a later one is the first to
+			hi = mid
+		case got < seq:
+			lo = end
+		default:
+			lo, hi = at, end
+		}
+	}
+	return d.walk(f, seg, lo, hi, seq)
+}
+
+// probeBytes is how much one step of a search reads; a few lines.
+const probeBytes = 4 << 10
+
+// probe returns the first event whose line begins behind the first newline in [from, to); seq 0 when there is none.
+// Lines that are not intact are passed over: they are not what is looked for, or walk will say so.
+func (d *decoder) probe(f io.ReaderAt, seg segment, from, to int64) (seq uint64, at, end int64, err error) {
+	lines := smallLineReader(f, from-1, seg.size)
+	defer lines.close()
+	// What stands before the first newline began before from; if the byte before from is a newline, that is nothing.
+	first, err := lines.next()
+	if err == nil && first.at > from-1 && first.bytes != nil {
+		lines.back(first)
+	}
+	var rec record
+	for err == nil {
+		var l line
+		if l, err = lines.next(); err != nil || l.at >= to {
+			break
+		}
+		if l.whole && d.decode(l.bytes, seg.seed, &rec) == nil && rec.mark == nil {
+			return rec.seq, l.at, l.end, nil
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return 0, 0, 0, err
+}
+
+// walk reads the lines that begin in [lo, hi) one by one.
+func (d *decoder) walk(f io.ReaderAt, seg segment, lo, hi int64, seq uint64) (lineOf, error) {
+	lines := smallLineReader(f, lo, seg.size)
+	defer lines.close()
+	missing := func(at int64, reason string) error {
+		return &CorruptError{Path: seg.path, Offset: at, Seq: seq, Reason: reason}
+	}
+	var rec record
+	for bad := ""; ; {
+		l, err := lines.next()
+		if errors.Is(err, io.EOF) || err == nil && l.at >= hi {
+			return lineOf{}, missing(lo, "the event is not here"+bad)
+		}
+		if err != nil {
+			return lineOf{}, err
+		}
+		if err := d.decode(l.bytes, seg.seed, &rec); err != nil {
+			bad = fmt.Sprintf("; offset %d: %v", l.at, err)
+			continue
+		}
+		switch {
+		case rec.mark != nil || rec.seq < seq:
+		case rec.seq == seq:
+			return lineOf{l.at, l.end, d.event(&rec)}, nil
+		default:
+			return lineOf{}, missing(l.at, fmt.Sprintf("seq %d where %d was expected%s", rec.seq, seq, bad))
+		}
+	}
+}
+
+// readOne finds one event.
+func (l *Log) readOne(seq uint64) (Event, error) {
+	snap, err := l.snapshot()
+	if err != nil {
+		return Event{}, err
+	}
+	i, err := snap.find(seq)
+	if err != nil {
+		return Event{}, err
+	}
+	f, err := l.openSegment(snap.segments[i], seq)
+	if err != nil {
+		return Event{}, err
+	}
+	defer f.Close() // only read
+	got, err := findLine(f, snap.segments[i], seq)
+	return got.event, wrapped(err)
+}
+
+// readLast reads the events last-n+1..last, or as many of them as there are.
+func (l *Log) readLast(last uint64, n int) ([]Event, error) {
+	snap, err := l.snapshot()
+	if err != nil || len(snap.segments) == 0 || last < snap.segments[0].first {
+		return nil, err
+	}
+	from := snap.segments[0].first
+	if uint64(n) < last-from+1 {
+		from = last - uint64(n) + 1
+	}
+	events := make([]Event, 0, min(n, 1024))
+	l.read(from, last, func(e Event, readErr error) bool {
+		if readErr != nil {
+			err = readErr
+			return false
+		}
+		events = append(events, e)
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	return events, nil
+}
+
+// follow yields what is there and waits for more.
+func (l *Log) follow(ctx context.Context, from uint64, yield func(Event, error) bool) {
+	more := true
+	deliver := func(e Event, err error) bool {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			yield(Event{}, err)
+			more = false
+			return false
+		}
+		from = e.Seq + 1
+		more = yield(e, nil)
+		return more
+	}
+	for more {
+		group, last, wait, err := l.newer(from)
+		switch {
+		case err != nil:
+			deliver(Event{}, err)
+		case wait != nil:
+			if err := l.wait(ctx, wait); err != nil {
+				deliver(Event{}, err)
+			}
+		case group == nil:
+			l.read(from, last, deliver)
+		}
+		for i := 0; more && i < len(group); i++ {
+			deliver(group[i].clone(), nil)
+		}
+	}
+}
+
+// newer returns what there is to deliver from seq from on: events from memory, or last for a read up to there, or else
+// a channel to wait on.
+func (l *Log) newer(from uint64) (group []Event, last uint64, wait <-chan struct{}, err error) {
+	if last, err = l.refresh(); err != nil {
+		return nil, 0, nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+		return nil, 0, nil, ErrClosed
+	case from == 0:
+		from = l.firstLocked()
+	}
+	if last = l.last; from <= last {
+		return l.recent.from(from), last, nil, nil
+	}
+	if l.changed == nil {
+		l.changed = make(chan struct{})
+	}
+	return nil, last, l.changed, nil
+}
+
+// wait returns when there may be something new.
+func (l *Log) wait(ctx context.Context, changed <-chan struct{}) error {
+	poll, stop := l.poll()
+	defer stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-changed:
+	case <-poll:
+	}
+	return nil
+}

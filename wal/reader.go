@@ -1,0 +1,184 @@
+package wal
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// reader is what a ReadOnly log remembers between two looks at the directory. It shows what some line on disk says is
+// durable, and nothing else: a live writer may yet take back what it has only written.
+type reader struct {
+	mu    sync.Mutex // guards the fields below; taken before Log.mu; held during I/O
+	at    int64      // in the newest segment, the offset behind what is shown
+	floor uint64
+}
+
+// pollEvery is how often a ReadOnly follower looks for what another process wrote.
+const pollEvery = 10 * time.Millisecond
+
+// poll returns a channel that wakes a waiting follower, if nothing else does.
+func (l *Log) poll() (<-chan time.Time, func() bool) {
+	if l.reader == nil {
+		return nil, func() bool { return false }
+	}
+	timer := time.NewTimer(pollEvery)
+	return timer.C, timer.Stop
+}
+
+func (l *Log) openReader() error {
+	found, err := list(l.fs, l.dir)
+	if err != nil {
+		return err
+	}
+	if err := found.ours(l.dir); err != nil {
+		return err
+	}
+	l.reader = &reader{floor: 1}
+	s, t, err := l.reader.look(l)
+	if err != nil {
+		return err
+	}
+	l.take(s, t)
+	return l.reader.show(l, s, t)
+}
+
+// refresh brings what is shown up to date and returns the last seq. For a writer there is nothing to do.
+func (l *Log) refresh() (last uint64, err error) {
+	if l.reader != nil {
+		if err := l.reader.refresh(l); err != nil {
+			return 0, wrapped(err)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return 0, ErrClosed
+	}
+	return l.last, nil
+}
+
+func (r *reader) refresh(l *Log) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l.isClosed() {
+		return ErrClosed
+	}
+	s, t, err := r.look(l)
+	if err != nil {
+		return err
+	}
+	return r.show(l, s, t)
+}
+
+// look surveys the directory and reads the newest segment from where it stopped last time. A writer beside it may
+// remove, replace and extend files meanwhile, so what looks wrong is looked at again before it is believed: whatever a
+// witness speaks of was on disk before the witness was, so the second look must find it.
+func (r *reader) look(l *Log) (s survey, t tail, err error) {
+	var before error
+	for range 100 {
+		s, t, err = r.lookOnce(l)
+		same := before != nil && err != nil && err.Error() == before.Error()
+		if err == nil || same || !errors.Is(err, ErrCorrupt) && !isNotExist(err) {
+			return s, t, err
+		}
+		before = err
+	}
+	return s, t, err
+}
+
+func (r *reader) lookOnce(l *Log) (survey, tail, error) {
+	found, err := list(l.fs, l.dir)
+	if err != nil {
+		return survey{}, tail{}, err
+	}
+	s, known, err := r.survey(l, found.segments)
+	if err != nil {
+		return s, tail{}, err
+	}
+	if !known || len(s.segments) == 0 {
+		t, err := l.judge(&s)
+		return s, t, err
+	}
+	t, err := r.more(l, &s)
+	return s, t, err
+}
+
+// survey takes over what is known of the segments, as long as the newest one is still the newest and holds something
+// that was shown, so that it cannot have been replaced.
+func (r *reader) survey(l *Log, names []string) (s survey, known bool, err error) {
+	l.mu.Lock()
+	s = survey{id: l.id, segments: slices.Clone(l.segments), floor: r.floor, epoch: l.epoch}
+	last := l.last
+	l.mu.Unlock()
+	n := len(s.segments)
+	if n == 0 || len(names) == 0 || s.segments[n-1].first > last || filepath.Base(s.segments[n-1].path) != names[len(names)-1] {
+		s, err = surveySegments(l.fs, l.dir, names)
+		return s, false, err
+	}
+	for len(s.segments) > 1 && filepath.Base(s.segments[0].path) != names[0] {
+		s.segments = s.segments[1:]
+	}
+	return s, true, nil
+}
+
+// more reads what came since the last look.
+func (r *reader) more(l *Log, s *survey) (tail, error) {
+	newest := s.segments[len(s.segments)-1]
+	f, err := l.fs.OpenFile(newest.path, os.O_RDONLY, 0)
+	if err != nil {
+		return tail{}, err
+	}
+	t, err := scanTail(f, newest, r.at, l.LastSeq()+1)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return t, err
+	}
+	t.durable = max(t.durable, l.LastSeq())
+	s.floor, s.epoch = max(s.floor, t.floor), max(s.epoch, t.epoch)
+	return t, t.verdict(newest.path)
+}
+
+// shown returns the last seq that may be shown, and the offset behind its line in the newest segment.
+func (r *reader) shown(l *Log, s survey, t tail) (last uint64, end int64, err error) {
+	last, n := min(t.durable, t.next-1), len(s.segments)
+	if last == t.next-1 || n == 0 {
+		return last, t.end, nil
+	}
+	// Something was written that has no witness yet: the next look reads it again.
+	newest := s.segments[n-1]
+	newest.size = t.end
+	if last < newest.first {
+		return last, newest.header, nil
+	}
+	f, err := l.fs.OpenFile(newest.path, os.O_RDONLY, 0)
+	if err != nil {
+		return 0, 0, err
+	}
+	line, err := findLine(f, newest, last)
+	return last, line.end, errors.Join(err, f.Close())
+}
+
+// show takes over what was found, as far as it is known to be durable.
+func (r *reader) show(l *Log, s survey, t tail) error {
+	last, end, err := r.shown(l, s, t)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r.at, r.floor = end, s.floor
+	l.id, l.epoch = s.id, s.epoch
+	l.segments = s.segments[s.dropped():]
+	if n := len(l.segments); n > 0 {
+		l.segments[n-1].size = end
+	}
+	if last != l.last && l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
+	l.last, l.durable = last, last
+	return nil
+}

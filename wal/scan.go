@@ -1,0 +1,191 @@
+package wal
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Torn tail or corruption? The newest segment is read from its start to its end, and the answer is a pure function of
+// what the lines say.
+
+// tail is what the newest segment holds.
+type tail struct {
+	next    uint64 // the first seq that is not delivered as part of a whole group
+	end     int64  // offset behind the last line that counts
+	durable uint64 // the highest seq that any intact line, mark or header speaks of as durable
+	epoch   uint64
+	floor   uint64
+	closed  bool    // the last line that counts is the mark of a clean Close
+	events  uint64  // whole ones read
+	damage  *damage // what ends the part that counts; nil when only blanks follow
+	size    int64
+}
+
+// damage is the first line that is not as it should be.
+type damage struct {
+	at     int64
+	reason string
+}
+
+// verdict is promise W3: nil for a whole log or a torn tail, which may be cut, or else a *CorruptError.
+func (t *tail) verdict(path string) error {
+	if t.durable < t.next {
+		return nil
+	}
+	if t.damage == nil {
+		return &CorruptError{Path: path, Offset: t.end, Seq: t.next,
+			Reason: fmt.Sprintf("the log ends here, but seq %d was durable", t.durable)}
+	}
+	return &CorruptError{Path: path, Offset: t.damage.at, Seq: t.next,
+		Reason: fmt.Sprintf("%s, but seq %d was durable", t.damage.reason, t.durable)}
+}
+
+// torn describes what follows the part that counts, as a Report tells it.
+func (t *tail) torn(path string) (Torn, bool) {
+	if t.damage == nil {
+		return Torn{}, false
+	}
+	return Torn{Path: path, Offset: t.end, Bytes: t.size - t.end, Seq: t.next, Reason: t.damage.reason}, true
+}
+
+// scanner reads lines of one segment in order and keeps the tail up to date.
+type scanner struct {
+	decoder
+	seg   segment
+	lines *lineReader
+	rec   record
+	tail
+	left int // events that the group under way still lacks
+	want uint64
+}
+
+// scanTail reads a segment's lines from start, where the next seq is expected, to the end of the file.
+func scanTail(f File, seg segment, start int64, next uint64) (tail, error) {
+	size, err := f.Size()
+	if err != nil {
+		return tail{}, err
+	}
+	s := scanner{seg: seg, lines: newLineReader(f, start, size), want: next}
+	s.tail = tail{next: next, end: start, durable: seg.first - 1, epoch: seg.epoch, size: size}
+	defer s.lines.close()
+	for s.damage == nil {
+		l, err := s.lines.next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return s.tail, err
+		}
+		if reason := s.line(l); reason != "" {
+			s.damage = &damage{l.at, reason}
+			s.witness(l)
+		}
+	}
+	if s.damage == nil && s.left > 0 {
+		s.damage = &damage{s.end, fmt.Sprintf("a group lacks its last %d events", s.left)}
+	}
+	return s.tail, s.beyond()
+}
+
+// line takes one line and returns what is wrong with it.
+func (s *scanner) line(l line) string {
+	switch {
+	case l.bytes == nil:
+		return fmt.Sprintf("line longer than %d bytes", MaxLineBytes)
+	case len(bytes.Trim(l.bytes, "\x00")) == 0:
+		return "zeros"
+	case !l.whole:
+		return "incomplete line"
+	}
+	if err := s.decode(l.bytes, s.seg.seed, &s.rec); err != nil {
+		if errors.Is(err, errFrame) {
+			s.durable = max(s.durable, s.next) // as it was written, so it may have been acknowledged: never cut
+		}
+		return err.Error()
+	}
+	if s.rec.mark != nil {
+		return s.takeMark(s.rec.mark, l)
+	}
+	return s.takeEvent(&s.rec, l)
+}
+
+func (s *scanner) takeEvent(r *record, l line) string {
+	if r.seq != s.want {
+		return fmt.Sprintf("seq %d where %d was expected", r.seq, s.want)
+	}
+	if s.left > 0 && r.more != s.left-1 {
+		return fmt.Sprintf("%d events are to follow in the group where %d were expected", r.more, s.left-1)
+	}
+	s.durable = max(s.durable, r.durable)
+	s.epoch = max(s.epoch, r.epoch)
+	s.want++
+	if s.left = r.more; s.left == 0 {
+		s.events += s.want - s.next
+		s.next, s.end, s.closed = s.want, l.end, false
+	}
+	return ""
+}
+
+func (s *scanner) takeMark(m *mark, l line) string {
+	switch {
+	case s.left > 0:
+		return "a mark inside a group"
+	case m.Kind == markSegment:
+		return "a second segment header"
+	}
+	s.durable = max(s.durable, m.Durable)
+	s.epoch = max(s.epoch, m.Epoch)
+	s.floor = max(s.floor, m.Floor)
+	s.end, s.closed = l.end, m.Kind == markClosed
+	return ""
+}
+
+// beyond looks behind the damage for intact lines that speak of what was durable.
+func (s *scanner) beyond() error {
+	if s.damage == nil {
+		return nil
+	}
+	for {
+		l, err := s.lines.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		s.witness(l)
+	}
+}
+
+// maxStarts bounds the places inside one damaged line where an intact one is looked for.
+const maxStarts = 64
+
+// witness takes what an intact line says is durable, wherever the line stands: also behind bytes that took the place
+// of the newline before it.
+func (s *scanner) witness(l line) {
+	rest := l.bytes
+	for range maxStarts {
+		if s.decode(rest, s.seg.seed, &s.rec) == nil {
+			s.durable = max(s.durable, s.rec.durable)
+			return
+		}
+		i := nextStart(rest)
+		if i < 0 {
+			return
+		}
+		rest = rest[i:]
+	}
+}
+
+// nextStart finds where, behind its first byte, another line may begin.
+func nextStart(b []byte) int {
+	best := -1
+	for _, start := range []string{`{"seq":`, `{"mark":`} {
+		if i := bytes.Index(b[min(1, len(b)):], []byte(start)); i >= 0 && (best < 0 || i+1 < best) {
+			best = i + 1
+		}
+	}
+	return best
+}

@@ -1,0 +1,477 @@
+package wal
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Verify reads every byte of the log in dir and changes nothing. The error is the first damage ([ErrCorrupt], or
+// [ErrVersion] for a newer format), the Report has it all. A torn tail is no damage. It needs no lock and may run
+// beside a live writer, whose appends in flight may then stand in Report.Torn.
+func Verify(dir string) (Report, error) { return verify(OS, dir) }
+
+func verify(fsys FS, dir string) (Report, error) {
+	c := checker{fs: fsys, report: Report{Dir: dir}, started: time.Now()}
+	err := c.run(dir, func(found) error { return nil })
+	if err == nil && len(c.report.Damage) > 0 {
+		err = c.report.Damage[0]
+	}
+	return c.report, wrapped(err)
+}
+
+// Salvage copies what is intact of the log in dir into another directory, which has to be empty or new, as a log of its
+// own (with an ID of its own) that Open takes. It never touches dir. Events keep their seqs; for each that could not be
+// saved an [EventLost] stands in its place, so that a job whose history has a hole is seen to have one. Lines keep their
+// bytes but for the checksum. A torn tail is left out, as Open would leave it out.
+//
+// Damage is no error here: the Report lists it, and counts what was lost. An error means that there is no copy.
+func Salvage(dir, into string) (Report, error) { return salvage(OS, dir, into) }
+
+func salvage(fsys FS, dir, into string) (Report, error) {
+	c := checker{fs: fsys, report: Report{Dir: dir}, started: time.Now()}
+	entries, err := fsys.ReadDir(into)
+	switch {
+	case err == nil && len(entries) > 0:
+		return c.report, invalid("into", "%s is not empty", into)
+	case err != nil && !isNotExist(err):
+		return c.report, wrapped(err)
+	}
+	if err := makeDir(fsys, into); err != nil {
+		return c.report, wrapped(err)
+	}
+	w := copyWriter{fs: fsys, dir: into, log: randomHex(16)}
+	err = c.run(dir, w.event)
+	if err == nil {
+		err = w.finish(max(c.want-1, c.durable), c.report.Epoch)
+	}
+	if err = errors.Join(err, w.close()); err != nil {
+		return c.report, wrapped(err)
+	}
+	c.report.Lost += w.lost
+	_, err = verify(fsys, into)
+	return c.report, err
+}
+
+// checker walks over all lines of a log, damaged or not.
+type checker struct {
+	decoder
+	fs      FS
+	report  Report
+	started time.Time
+	want    uint64 // the seq expected next
+	durable uint64 // the highest witness met
+}
+
+// found is an intact event's line, the checksum left out.
+type found struct {
+	seq, epoch uint64
+	more       int
+	body       []byte
+}
+
+// run hands each intact event that was acknowledged, or may have been, to take, in the order of seqs.
+func (c *checker) run(dir string, take func(found) error) error {
+	defer func() { c.report.Took = time.Since(c.started) }()
+	l, err := list(c.fs, dir)
+	if err != nil {
+		return err
+	}
+	if err := l.ours(dir); err != nil {
+		return err
+	}
+	s, err := c.headers(dir, l.segments)
+	if err != nil {
+		return err
+	}
+	for i, seg := range s.segments {
+		end := uint64(0)
+		if i+1 < len(s.segments) {
+			end = s.segments[i+1].first
+		}
+		if err := c.segment(seg, end, take); err != nil {
+			return err
+		}
+	}
+	c.report.LogID, c.report.Epoch = s.id, max(c.report.Epoch, s.epoch)
+	if c.want == 0 {
+		c.want = 1
+	}
+	c.report.LastSeq = c.want - 1
+	if c.report.FirstSeq == 0 {
+		c.report.FirstSeq = c.want
+	}
+	return nil
+}
+
+// headers is a survey that goes on where Open stops.
+func (c *checker) headers(dir string, names []string) (survey, error) {
+	s := survey{floor: 1}
+	for i, name := range names {
+		seg, head, err := readHeader(c.fs, filepath.Join(dir, name))
+		var bad *CorruptError
+		switch {
+		case errors.Is(err, errNoHeader) && i == len(names)-1:
+			c.report.Torn = append(c.report.Torn, Torn{Path: seg.path, Bytes: seg.size, Seq: seg.first, Reason: err.Error()})
+			continue
+		case errors.As(err, &bad):
+			c.damage(bad)
+			ok, err := c.recoverSeed(&seg)
+			if err != nil {
+				return s, err
+			}
+			if !ok {
+				continue
+			}
+			s.segments = append(s.segments, seg)
+		case errors.Is(err, errNoHeader):
+			c.damage(&CorruptError{Path: seg.path, Seq: seg.first, Reason: err.Error()})
+			continue
+		case err != nil:
+			return s, err
+		default:
+			if err := s.add(seg, head); errors.As(err, &bad) {
+				c.damage(bad)
+				continue
+			}
+			c.durable = max(c.durable, head.Durable)
+		}
+		c.report.Segments++
+		c.report.Bytes += seg.size
+	}
+	return s, c.floors(&s)
+}
+
+// floors finds what was dropped: the newest segment's marks tell.
+func (c *checker) floors(s *survey) error {
+	if len(s.segments) == 0 {
+		return nil
+	}
+	t, err := readTail(c.fs, s.segments[len(s.segments)-1])
+	if err != nil {
+		return err
+	}
+	s.floor, s.epoch = max(s.floor, t.floor), max(s.epoch, t.epoch)
+	c.durable = max(c.durable, t.durable)
+	s.segments = s.segments[s.dropped():]
+	first := s.segments[0]
+	if first.first > s.floor {
+		c.damage(&CorruptError{Path: first.path, Seq: s.floor, Reason: fmt.Sprintf("the events before seq %d are missing", first.first)})
+		c.report.Lost += first.first - s.floor
+	}
+	c.want, c.report.FirstSeq = first.first, first.first
+	return nil
+}
+
+func (c *checker) damage(err *CorruptError) {
+	if c.report.Damages++; c.report.Damages <= 100 {
+		c.report.Damage = append(c.report.Damage, err)
+	}
+}
+
+// segment checks one segment; end is the first seq of the next one, 0 for the newest.
+func (c *checker) segment(seg segment, end uint64, take func(found) error) error {
+	f, err := c.fs.OpenFile(seg.path, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // only read
+	t, err := scanTail(f, seg, seg.header, seg.first)
+	if err != nil {
+		return err
+	}
+	c.report.Epoch = max(c.report.Epoch, t.epoch)
+	t.durable = max(t.durable, c.durable, end-min(end, 1))
+	if end == 0 && t.verdict(seg.path) == nil {
+		c.report.Clean = t.closed
+		if torn, ok := t.torn(seg.path); ok {
+			c.report.Torn = append(c.report.Torn, torn)
+		}
+		seg.size = t.end
+	}
+	if end == 0 {
+		end = t.durable + 1
+		c.durable = t.durable
+	}
+	return c.lines(f, seg, max(end, t.next), take)
+}
+
+// where is an intact event's place in its file.
+type where struct {
+	seq, epoch uint64
+	more       int
+	at         int64
+	size       int
+}
+
+// lines collects the intact events of one segment, puts them in the order of their seqs, and hands them on. It takes
+// some 40 bytes of memory an event of one segment.
+func (c *checker) lines(f File, seg segment, end uint64, take func(found) error) error {
+	events, err := c.intact(f, seg)
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(events, func(a, b where) int {
+		switch {
+		case a.seq < b.seq:
+			return -1
+		case a.seq > b.seq:
+			return 1
+		}
+		return 0
+	})
+	for _, w := range events {
+		if w.seq < c.want || w.seq < seg.first || w.seq >= end {
+			continue // a copy of one that was taken, or of no place: intact has complained
+		}
+		c.gap(seg, w.at, w.seq)
+		body := make([]byte, w.size-crcLength)
+		if _, err := f.ReadAt(body, w.at); err != nil {
+			return err
+		}
+		c.report.Events++
+		if err := take(found{w.seq, w.epoch, w.more, body}); err != nil {
+			return err
+		}
+		c.want = w.seq + 1
+	}
+	c.gap(seg, seg.size, end)
+	return nil
+}
+
+// gap complains of missing events before seq to.
+func (c *checker) gap(seg segment, at int64, to uint64) {
+	if to > c.want {
+		c.damage(&CorruptError{Path: seg.path, Offset: at, Seq: c.want,
+			Reason: fmt.Sprintf("%d events are missing here", to-c.want)})
+	}
+}
+
+// intact finds the intact events of a segment, and complains of everything that is not as it should be.
+func (c *checker) intact(f File, seg segment) ([]where, error) {
+	lines := newLineReader(f, seg.header, seg.size)
+	defer lines.close()
+	var events []where
+	var rec record
+	next := seg.first
+	for {
+		l, err := lines.next()
+		if errors.Is(err, io.EOF) {
+			return events, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		rest, at := c.intactPart(l, seg, &rec)
+		if at > 0 || rest == nil {
+			c.damage(&CorruptError{Path: seg.path, Offset: l.at, Seq: next, Reason: "checksum mismatch"})
+		}
+		if rest == nil || rec.mark != nil {
+			continue
+		}
+		if rec.seq < next {
+			c.damage(&CorruptError{Path: seg.path, Offset: l.at, Seq: rec.seq, Reason: fmt.Sprintf("seq %d again, after %d", rec.seq, next-1)})
+		}
+		next = max(next, rec.seq+1)
+		events = append(events, where{rec.seq, rec.epoch, rec.more, l.at + int64(at), len(rest)})
+	}
+}
+
+// intactPart finds the intact line that a line ends with.
+func (c *checker) intactPart(l line, seg segment, rec *record) (rest []byte, at int) {
+	rest = l.bytes
+	for range maxStarts {
+		if c.decode(rest, seg.seed, rec) == nil {
+			return rest, at
+		}
+		i := nextStart(rest)
+		if i < 0 {
+			break
+		}
+		rest, at = rest[i:], at+i
+	}
+	return nil, 0
+}
+
+// recoverSeed finds what the checksums of a segment without a header were begun with: every intact line tells, since
+// CRC-32 can be run backwards, and two that agree do not do so by chance.
+func (c *checker) recoverSeed(seg *segment) (bool, error) {
+	f, err := c.fs.OpenFile(seg.path, os.O_RDONLY, 0)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close() // only read
+	lines := newLineReader(f, 0, seg.size)
+	defer lines.close()
+	seen := make(map[uint32]bool)
+	for len(seen) < 1000 {
+		l, err := lines.next()
+		if err != nil {
+			return false, notEOF(err)
+		}
+		seed, ok := impliedSeed(l.bytes)
+		if ok && seen[seed] {
+			seg.seed = seed
+			return true, nil
+		}
+		if ok {
+			seen[seed] = true
+		}
+	}
+	return false, nil
+}
+
+// impliedSeed is the checksum's state before the line, if the line is intact.
+func impliedSeed(b []byte) (uint32, bool) {
+	at := len(b) - crcLength
+	if at < 1 || !bytes.HasPrefix(b[at:], []byte(crcName)) {
+		return 0, false
+	}
+	sum, err := strconv.ParseUint(string(b[at+len(crcName):at+len(crcName)+8]), 16, 32)
+	if err != nil {
+		return 0, false
+	}
+	state := ^uint32(sum)
+	for i := at - 1; i >= 0; i-- {
+		entry := crcByTop[state>>24]
+		state = (state^castagnoli[entry])<<8 | uint32(entry^b[i])
+	}
+	return ^state, true
+}
+
+// crcByTop is the index of the table entry with a given top byte: no two have the same.
+var crcByTop = func() (index [256]byte) {
+	for i, entry := range castagnoli {
+		index[entry>>24] = byte(i)
+	}
+	return index
+}()
+
+// copyWriter writes events that keep their seqs into a new log.
+type copyWriter struct {
+	fs    FS
+	dir   string
+	log   string
+	seg   segment
+	f     File
+	first uint64 // of the log
+	next  uint64
+	epoch uint64 // of the last event
+	left  int    // events that the group under way still lacks
+	lost  uint64
+	buf   []byte
+}
+
+// maxLost bounds what a hostile number can make Salvage write.
+const maxLost = 10_000_000
+
+func (w *copyWriter) event(e found) error {
+	if w.next == 0 {
+		w.first, w.next = e.seq, e.seq
+	}
+	w.epoch = max(w.epoch, 1)
+	if err := w.fill(e.seq); err != nil {
+		return err
+	}
+	w.epoch = max(w.epoch, e.epoch)
+	return w.line(e.body, e.more)
+}
+
+// fill puts an EventLost in the place of each event before seq to. It takes over the place of a group's member, too.
+func (w *copyWriter) fill(to uint64) error {
+	if to > w.next && w.lost+(to-w.next) > maxLost {
+		return &CorruptError{Path: w.dir, Seq: w.next,
+			Reason: fmt.Sprintf("%d events are missing, more than can be made up for", to-w.next)}
+	}
+	for w.next < to {
+		w.lost++
+		more := max(w.left-1, 0)
+		if err := w.line(lostBody(w.next, w.epoch, more), more); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lostBody is an EventLost's line without its checksum.
+func lostBody(seq, epoch uint64, more int) []byte {
+	e := Event{Type: EventLost, Time: time.Unix(0, 0)}
+	line := appendLine(nil, place{seq: seq, epoch: epoch, more: more}, appendBody(nil, &e), 0)
+	return line[:len(line)-crcLength-1]
+}
+
+// line writes the next line's body with a checksum of its own. A group stays in one segment.
+func (w *copyWriter) line(body []byte, more int) error {
+	if w.f == nil || w.left == 0 && w.seg.size > DefaultSegmentBytes {
+		if err := w.rotate(); err != nil {
+			return err
+		}
+	}
+	from := len(w.buf)
+	w.buf = seal(append(w.buf, body...), from, w.seg.seed)
+	w.left = more
+	w.next++
+	if len(w.buf) < maxBatch {
+		return nil
+	}
+	return w.flush()
+}
+
+func (w *copyWriter) flush() error {
+	err := writeAll(w.f, w.buf, w.seg.size)
+	w.seg.size += int64(len(w.buf))
+	w.buf = w.buf[:0]
+	return noSpace(err, w.seg.path, maxBatch)
+}
+
+func (w *copyWriter) rotate() error {
+	var prior uint64
+	if w.f != nil {
+		prior = w.seg.first
+		if err := w.end(); err != nil {
+			return err
+		}
+	}
+	var err error
+	w.seg, w.f, err = createSegment(w.fs, w.dir, mark{Log: w.log, Prior: prior, First: w.next, Epoch: w.epoch,
+		Time: time.Now(), Floor: w.first, Durable: w.next - 1})
+	return err
+}
+
+// end syncs and closes the segment that is written.
+func (w *copyWriter) end() error {
+	err := w.flush()
+	if err == nil {
+		err = w.f.Sync()
+	}
+	err = errors.Join(err, w.f.Close())
+	w.f = nil
+	return err
+}
+
+// finish makes up for events missing at the end and marks the end. Of a log with nothing intact there is no copy but an
+// empty directory, which is an empty log.
+func (w *copyWriter) finish(last, epoch uint64) error {
+	if w.next == 0 {
+		return nil
+	}
+	if err := w.fill(last + 1); err != nil {
+		return err
+	}
+	w.buf = appendMark(w.buf, mark{Kind: markClosed, Epoch: max(epoch, w.epoch), Time: time.Now(), Last: w.next - 1,
+		Durable: w.next - 1}, w.seg.seed)
+	return w.end()
+}
+
+func (w *copyWriter) close() error {
+	if w.f == nil {
+		return nil
+	}
+	return w.f.Close()
+}
