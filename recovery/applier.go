@@ -1,0 +1,189 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jobwal/jobwal/projection"
+	"github.com/jobwal/jobwal/statemachine"
+	"github.com/jobwal/jobwal/wal"
+)
+
+// applier folds the log, in order, for as long as the engine lives. There is no other way for an event to change
+// anything in memory: what runs after a crash is what runs all day.
+type applier struct {
+	jobs    *projection.Jobs
+	views   []*view
+	logger  *slog.Logger
+	goal    uint64 // where the log ended when the engine was opened
+	report  func(Progress)
+	started time.Time
+
+	mu         sync.Mutex // guards the fields below
+	applied    uint64     // every event up to this seq is in the jobs and the projections, exactly once
+	waiting    map[uint64]chan struct{}
+	ready      chan struct{} // closed when applied reaches goal
+	stopped    error         // why no more events are applied
+	unreadable []Unreadable
+	failed     []*ProjectionError
+}
+
+// view is one projection, and whether it still follows.
+type view struct {
+	projection.Projection
+	out bool // it returned an error or panicked; the applier's own
+}
+
+// A ProjectionError says which event a projection could not take. It gets no more events; the log, the command that
+// appended the event, and all other projections go on.
+type ProjectionError struct {
+	Name  string
+	Seq   uint64
+	JobID string
+	Err   error // what Apply returned, or what it panicked with
+}
+
+func (e *ProjectionError) Error() string {
+	return fmt.Sprintf("recovery: projection %q stopped at seq %d (job %q): %v", e.Name, e.Seq, e.JobID, e.Err)
+}
+
+func (e *ProjectionError) Unwrap() error { return e.Err }
+
+// follow applies whatever the log yields. It returns when ctx is done or the log ends.
+func (a *applier) follow(ctx context.Context, log Log, from uint64) {
+	err := errors.New("the log ended")
+	for e, logErr := range log.Follow(ctx, from) {
+		if err = logErr; err != nil {
+			break
+		}
+		if err = a.apply(e); err != nil {
+			break
+		}
+	}
+	a.stop(err)
+}
+
+// apply folds one event into its job, hands both to the projections, and wakes who waits for it.
+func (a *applier) apply(e wal.Event) error {
+	job, err := a.fold(e)
+	if err != nil {
+		return err
+	}
+	for _, v := range a.views {
+		if !v.out {
+			a.show(v, e, job)
+		}
+	}
+	a.mu.Lock()
+	a.applied = e.Seq
+	woken := a.waiting[e.Seq]
+	delete(a.waiting, e.Seq)
+	caughtUp := a.applied >= a.goal
+	if caughtUp && a.ready != nil {
+		close(a.ready)
+		a.ready = nil
+	}
+	a.mu.Unlock()
+	if woken != nil {
+		close(woken)
+	}
+	if a.report != nil && e.Seq <= a.goal && (e.Seq%progressEvery == 0 || e.Seq == a.goal) {
+		a.report(Progress{Applied: e.Seq, Last: a.goal, Took: time.Since(a.started)})
+	}
+	return nil
+}
+
+// progressEvery is how many events lie between two calls of Options.OnProgress.
+const progressEvery = 16384
+
+// fold brings the event's job forward. An event that its job can't take parks the job and stops nothing.
+func (a *applier) fold(e wal.Event) (statemachine.Job, error) {
+	if e.JobID == "" && e.Problem != "" {
+		a.noteUnreadable(e)
+	}
+	job, err := a.jobs.Fold(e)
+	if errors.Is(err, statemachine.ErrMisdirected) {
+		return job, err
+	}
+	return job, nil // why a job is parked stands in the job
+}
+
+// show lets one projection take an event.
+func (a *applier) show(v *view, e wal.Event, job statemachine.Job) {
+	err := applyTo(v.Projection, e, job)
+	if err == nil {
+		return
+	}
+	v.out = true
+	failed := &ProjectionError{Name: v.Name(), Seq: e.Seq, JobID: e.JobID, Err: err}
+	a.mu.Lock()
+	a.failed = append(a.failed, failed)
+	a.mu.Unlock()
+	a.logger.Error("recovery: projection stopped", slog.Any("error", failed))
+}
+
+func applyTo(p projection.Projection, e wal.Event, job statemachine.Job) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	return p.Apply(e, job)
+}
+
+func (a *applier) noteUnreadable(e wal.Event) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.unreadable) < maxListed {
+		a.unreadable = append(a.unreadable, Unreadable{Seq: e.Seq, Problem: e.Problem})
+	}
+}
+
+// stop ends applying for good and wakes everyone.
+func (a *applier) stop(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stopped = fmt.Errorf("recovery: stopped behind seq %d: %w", a.applied, err)
+	for seq, woken := range a.waiting {
+		close(woken)
+		delete(a.waiting, seq)
+	}
+	if a.ready != nil {
+		close(a.ready)
+		a.ready = nil
+	}
+}
+
+// wait returns when the event at seq is applied. Each seq is waited for by the one command that appended it.
+func (a *applier) wait(seq uint64) error {
+	a.mu.Lock()
+	if a.applied >= seq || a.stopped != nil {
+		defer a.mu.Unlock()
+		return a.errLocked(seq)
+	}
+	woken := make(chan struct{})
+	a.waiting[seq] = woken
+	a.mu.Unlock()
+	<-woken
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.errLocked(seq)
+}
+
+func (a *applier) errLocked(seq uint64) error {
+	if a.applied >= seq {
+		return nil
+	}
+	return a.stopped
+}
+
+// err says why nothing is applied any more; nil while all is well.
+func (a *applier) err() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stopped
+}

@@ -1,0 +1,50 @@
+// Package recovery is what a program imports: an [Engine] takes jobs through their lives, keeps every step as a durable
+// event, and after a crash has every acknowledged event back and knows which jobs were interrupted, and in which step.
+//
+//	engine, err := recovery.Open(ctx, "jobs", recovery.Options{})
+//	for _, job := range engine.Interrupted() { … } // resume, fail, or undo: the caller knows what the job means
+//	job, err := engine.Submit(ctx, recovery.Submission{Capability: "shell", Args: args})
+//	job, err = engine.Validate(ctx, job.ID)
+//	job, err = engine.Start(ctx, job.ID) // durable before the work begins
+//	job, err = engine.Complete(ctx, job.ID, output)
+//
+// # One path
+//
+// There is no recovery code apart from the code that runs all day:
+//
+//	down   caller → Engine → statemachine (may this job take this event?) → Log.Append (durable)
+//	up     Log.Follow → statemachine (fold) → projections → caller
+//
+// One applier reads the log in order and folds it. At Open it starts at the log's first event; when it has caught up,
+// the engine is open; it never stops. A command appends, and returns when the applier has applied its event: a caller
+// reads its own writes. A fresh directory is the recovery of nothing.
+//
+// # Promises
+//
+// Those of package wal (W1 to W6) and package statemachine (S1), and:
+//
+//	R1  The state in memory reflects every event exactly once, in seq order: applied ≤ durable.
+//	R2  Opening twice gives the same state as opening once, and the same as folding the whole log.
+//	R3  A crash inside Open loses nothing and leaves nothing that stops the next Open.
+//	R4  One undecodable or illegal event parks that one job (reported, listed, refused further commands); all others
+//	    recover. An event type that this version does not know is kept and parks its job; it is never dropped.
+//
+// # What a crash leaves, and what Open does
+//
+//	the process died …                     the next Open
+//	before the append was written          knows nothing of the command; nobody was told that it happened
+//	while it was written                   cuts what is torn, keeps a copy, reports it; or finds the event whole
+//	after it was durable, before it        replays it: the job is where the event says
+//	  was applied, or acknowledged
+//	between Start and Complete or Fail     lists the job in Interrupted: its work may have been done in part
+//	inside Open                            does it again, to the same end
+//
+// # Concurrency
+//
+// All methods may be called from any number of goroutines. Two commands on one job run one after the other: of two that
+// exclude each other one wins, and the other gets a *statemachine.TransitionError. Commands on different jobs share
+// syncs. A projection's Apply runs on the applier and must not call the engine's commands, which wait for it.
+//
+// Lock order: the engine's gate, jobs in the order of their ids, then the applier's or the log's own; the applier takes
+// none of the former.
+package recovery

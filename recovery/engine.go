@@ -1,0 +1,315 @@
+package recovery
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"slices"
+	"sync"
+
+	"github.com/jobwal/jobwal/projection"
+	"github.com/jobwal/jobwal/statemachine"
+	"github.com/jobwal/jobwal/wal"
+)
+
+// An Engine is the jobs of one log, and the only way to change them. Its methods are safe for concurrent use.
+type Engine struct {
+	log     Log
+	jobs    *projection.Jobs
+	stats   *projection.Stats
+	locks   *jobLocks
+	applier *applier
+	cancel  context.CancelFunc // ends the applier
+	done    chan struct{}      // closed when it has ended
+	opened  Report             // what Open found
+
+	gate     sync.RWMutex // held for reading by a command from its first look at a job until its event is applied
+	closed   bool         // guarded by gate
+	closeErr error
+}
+
+// Submit makes a new job. statemachine.ErrDuplicateJob: the id is taken.
+func (e *Engine) Submit(ctx context.Context, s Submission) (statemachine.Job, error) {
+	return e.one(ctx, Submit(s))
+}
+
+// Validate says that a submitted job may be started.
+func (e *Engine) Validate(ctx context.Context, id string) (statemachine.Job, error) {
+	return e.one(ctx, Validate(id))
+}
+
+// Start says that a validated job's work begins. Call it before the work: after a crash, a started job is one whose
+// work may have been done in part.
+func (e *Engine) Start(ctx context.Context, id string) (statemachine.Job, error) {
+	return e.one(ctx, Start(id))
+}
+
+// Complete ends a started job well.
+func (e *Engine) Complete(ctx context.Context, id string, output any) (statemachine.Job, error) {
+	return e.one(ctx, Complete(id, output))
+}
+
+// Fail ends a submitted, validated or started job badly.
+func (e *Engine) Fail(ctx context.Context, id string, cause error) (statemachine.Job, error) {
+	return e.one(ctx, Fail(id, cause))
+}
+
+// RollBack says that the effects of a completed or failed job were undone. Call it when they are.
+func (e *Engine) RollBack(ctx context.Context, id string, reason string) (statemachine.Job, error) {
+	return e.one(ctx, RollBack(id, reason))
+}
+
+func (e *Engine) one(ctx context.Context, c Command) (statemachine.Job, error) {
+	jobs, err := e.Do(ctx, c)
+	if err != nil {
+		return statemachine.Job{}, err
+	}
+	return jobs[0], nil
+}
+
+// Do carries out commands in order, in one durable append, all or none: one job through several steps, or many jobs at
+// once. It returns when they are durable and applied, with the job of each command as it stands after all of them.
+//
+// Nothing is written when it returns one of: a *[statemachine.TransitionError] (it says what would have been allowed;
+// ErrUnknownJob or ErrDuplicateJob where that is the reason), a *[statemachine.ParkedError], [ErrConflict],
+// wal.ErrInvalid, wal.ErrTooLarge, wal.ErrNoSpace, wal.ErrReadOnly, wal.ErrClosed, or ctx's error. wal.ErrFailed is for
+// good; only together with wal.ErrOutcomeUnknown the events may be there at the next Open. With several commands, the
+// error of one of them says which.
+//
+// Commands on one job wait for each other, those on different jobs share a sync. ctx ends the wait for the job, or for a
+// place in the log's queue; once queued, the call waits for the outcome.
+func (e *Engine) Do(ctx context.Context, commands ...Command) ([]statemachine.Job, error) {
+	if ctx == nil {
+		return nil, &wal.InvalidError{Field: "context", Reason: "nil"}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	events, err := encode(commands)
+	if err != nil {
+		return nil, err
+	}
+	e.gate.RLock()
+	defer e.gate.RUnlock()
+	if err := e.refused(); err != nil {
+		return nil, err
+	}
+	unlock, err := e.locks.lock(ctx, ids(commands))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := e.fire(ctx, events); err != nil {
+		return nil, err
+	}
+	first, err := e.log.Append(ctx, events...)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.applier.wait(first + uint64(len(events)) - 1); err != nil {
+		return nil, fmt.Errorf("%w (the command itself is durable)", err)
+	}
+	return e.results(commands), nil
+}
+
+// refused: gate must be held.
+func (e *Engine) refused() error {
+	if e.closed {
+		return wal.ErrClosed
+	}
+	return e.applier.err()
+}
+
+func encode(commands []Command) ([]wal.Event, error) {
+	if len(commands) == 0 {
+		return nil, &wal.InvalidError{Field: "commands", Reason: "none"}
+	}
+	events := make([]wal.Event, len(commands))
+	for i := range commands {
+		var err error
+		if events[i], err = commands[i].encode(); err != nil {
+			return nil, which(err, i, len(commands))
+		}
+	}
+	return events, nil
+}
+
+// which says which command of several was refused.
+func which(err error, i, n int) error {
+	if n == 1 {
+		return err
+	}
+	return fmt.Errorf("recovery: command %d of %d: %w", i+1, n, err)
+}
+
+func ids(commands []Command) []string {
+	ids := make([]string, len(commands))
+	for i, c := range commands {
+		ids[i] = c.id
+	}
+	return ids
+}
+
+var machines = sync.Pool{New: func() any { return statemachine.NewMachine(statemachine.Job{}) }}
+
+// fire takes each event through its job's machine, and gives it what depends on the job. The machines are those of the
+// group alone, and gone with it: what a job's next event sees is what this one would leave, the job itself moves when
+// the append has succeeded and the applier has read it.
+func (e *Engine) fire(ctx context.Context, events []wal.Event) error {
+	used := make(map[string]*statemachine.Machine, 1)
+	defer func() {
+		for _, m := range used {
+			machines.Put(m)
+		}
+	}()
+	accept := func(context.Context) error { return nil }
+	for i := range events {
+		event := &events[i]
+		m := used[event.JobID]
+		if m == nil {
+			job, _ := e.jobs.Get(event.JobID)
+			job.ID = event.JobID
+			m = machines.Get().(*statemachine.Machine)
+			m.Reset(job)
+			used[event.JobID] = m
+			event.Prev = job.Seq
+			if event.Capability == "" {
+				event.Capability = job.Capability
+			}
+		} else if event.Capability == "" {
+			event.Capability = capabilityOf(events[:i], event.JobID)
+		}
+		if err := m.Fire(ctx, event.Type, accept); err != nil {
+			return which(err, i, len(events))
+		}
+	}
+	return nil
+}
+
+// capabilityOf is that of the job's event before, in the same group.
+func capabilityOf(events []wal.Event, id string) string {
+	for _, e := range slices.Backward(events) {
+		if e.JobID == id {
+			return e.Capability
+		}
+	}
+	return ""
+}
+
+func (e *Engine) results(commands []Command) []statemachine.Job {
+	jobs := make([]statemachine.Job, len(commands))
+	for i, c := range commands {
+		jobs[i], _ = e.jobs.Get(c.id)
+	}
+	return jobs
+}
+
+// Job returns the job as it stands. It never waits for a sync.
+func (e *Engine) Job(id string) (statemachine.Job, bool) { return e.jobs.Get(id) }
+
+// Jobs lists jobs. It never waits for a sync, and holds no lock while yielding. A query that comes from outside should
+// go through [projection.Query.Validate] first: a query that is not valid panics.
+func (e *Engine) Jobs(q projection.Query) iter.Seq[statemachine.Job] { return e.jobs.List(q) }
+
+// Page lists jobs a page at a time, and returns where the next one starts.
+func (e *Engine) Page(q projection.Query) ([]statemachine.Job, projection.Cursor, error) {
+	return e.jobs.Page(q)
+}
+
+// Stats returns counts and latencies over all events so far.
+func (e *Engine) Stats() projection.StatsView { return e.stats.Read() }
+
+// Read returns a payload's JSON, from memory or from the log. The slice is the caller's; nil for the zero Payload.
+func (e *Engine) Read(ctx context.Context, p statemachine.Payload) (json.RawMessage, error) {
+	if raw, held := p.JSON(); held || p.IsZero() {
+		return raw, nil
+	}
+	event, err := e.log.At(ctx, p.Seq())
+	if err != nil {
+		return nil, err
+	}
+	if event.Type == wal.JobSubmitted {
+		return event.Args, nil
+	}
+	return event.Output, nil
+}
+
+// Interrupted returns the jobs that are not finished and whose newest event was written under an epoch that no longer
+// lives: whoever was at work on them is gone. In order of submission. Parked jobs are not among them, since they take no
+// commands; [Report] lists those.
+func (e *Engine) Interrupted() []statemachine.Job {
+	q := projection.Query{Parked: new(false),
+		States: []statemachine.State{statemachine.Submitted, statemachine.Validated, statemachine.Started}}
+	var jobs []statemachine.Job
+	for job := range e.jobs.List(q) {
+		if !e.log.Live(job.Epoch) {
+			jobs = append(jobs, job)
+		}
+	}
+	return jobs
+}
+
+// History yields the events of one job, oldest first. It goes from event to event by Prev and never scans the log; it
+// holds one job's events in memory. statemachine.ErrUnknownJob: there is no such job. Where the way back is broken (the
+// event was dropped, is damaged, or is of another job), the error comes first, and then what lies on this side of it.
+func (e *Engine) History(ctx context.Context, id string) iter.Seq2[wal.Event, error] {
+	return func(yield func(wal.Event, error) bool) {
+		job, known := e.jobs.Get(id)
+		if !known {
+			yield(wal.Event{}, fmt.Errorf("recovery: job %q: %w", id, statemachine.ErrUnknownJob))
+			return
+		}
+		events, err := e.walk(ctx, id, job.Seq)
+		if err != nil && !yield(wal.Event{}, err) {
+			return
+		}
+		for _, event := range slices.Backward(events) {
+			if !yield(event, nil) {
+				return
+			}
+		}
+	}
+}
+
+// walk collects a job's events, newest first.
+func (e *Engine) walk(ctx context.Context, id string, seq uint64) (events []wal.Event, err error) {
+	if ctx == nil {
+		return nil, &wal.InvalidError{Field: "context", Reason: "nil"}
+	}
+	for seq != 0 {
+		event, err := e.log.At(ctx, seq)
+		if err != nil {
+			return events, fmt.Errorf("recovery: history of job %q: %w", id, err)
+		}
+		if event.JobID != id || event.Prev >= event.Seq {
+			return events, fmt.Errorf("recovery: history of job %q: broken at seq %d", id, seq)
+		}
+		events = append(events, event)
+		seq = event.Prev
+	}
+	return events, nil
+}
+
+// Follow yields the log's events from seq from on, and then each new one when it is durable, until ctx is done or the
+// engine is closed, as [wal.Log.Follow] does. It may run ahead of [Engine.Job] by what is not applied yet.
+func (e *Engine) Follow(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+	return e.log.Follow(ctx, from)
+}
+
+// Close waits for the commands in flight, stops the applier, and closes the log. Commands return wal.ErrClosed from
+// then on; jobs can still be read. Closing again returns the same.
+func (e *Engine) Close() error {
+	e.gate.Lock()
+	defer e.gate.Unlock()
+	if e.closed {
+		return e.closeErr
+	}
+	e.closed = true
+	if e.cancel != nil {
+		e.cancel()
+		<-e.done
+	}
+	e.closeErr = e.log.Close()
+	return e.closeErr
+}

@@ -1,0 +1,28 @@
+// Package statemachine says which event may follow which in a job's life, and folds events into jobs. It does no I/O
+// and looks at no clock: what comes out depends on what goes in alone.
+//
+//	submitted → validated → started → completed ┐
+//	    └───────────┴──────────┴────→ failed ───┴→ rolled_back
+//
+// The lifecycle is declared once, in lifecycle.go, in the terms of github.com/looplab/fsm, and used in two ways:
+//
+//   - A live command goes through a [Machine], a looplab FSM that moves only if the append that it was given succeeded.
+//   - Replay goes through [Job.Apply], which looks the transition up in a table compiled from the same declaration.
+//
+// # Promises
+//
+//	S1  A job's events are a path in the lifecycle, checked before the append ([Machine.Fire]) and again on replay
+//	    ([Job.Apply]). The two agree on every state and event.
+//	R4  An event that is not legal, not known to this version, or not readable parks its job: it keeps the state it
+//	    had, says why, and takes no more commands. No other job is touched.
+//
+// # Time
+//
+// Times are data and come from the events. A clock that jumps back leaves the order of events alone, which is that of
+// their seqs, and the durations derived from times ([Job.Queued], [Job.Took]) are never negative.
+//
+// # Ownership and concurrency
+//
+// States, events and jobs are values. The functions and the methods of [Job] and [Payload] may be called from any
+// number of goroutines. For [Machine] see there.
+package statemachine
