@@ -206,29 +206,32 @@ func TestFireOneOfTwoWins(t *testing.T) {
 
 func BenchmarkFire(b *testing.B) {
 	ctx := b.Context()
-	cases := map[string]func(b *testing.B, m *Machine){
-		"machine=pooled": func(b *testing.B, m *Machine) {
+	cases := []struct {
+		name string
+		run  func(b *testing.B, m *Machine)
+	}{
+		{"machine=pooled/step=legal", func(b *testing.B, m *Machine) {
 			for b.Loop() {
 				m.Reset(Job{ID: "j", State: Validated})
 				_ = m.Fire(ctx, wal.JobStarted, appended)
 			}
-		},
-		"machine=new": func(b *testing.B, _ *Machine) {
+		}},
+		{"machine=new/step=legal", func(b *testing.B, _ *Machine) {
 			for b.Loop() {
 				_ = NewMachine(Job{ID: "j", State: Validated}).Fire(ctx, wal.JobStarted, appended)
 			}
-		},
-		"machine=pooled/refused": func(b *testing.B, m *Machine) {
+		}},
+		{"machine=pooled/step=refused", func(b *testing.B, m *Machine) {
 			for b.Loop() {
 				m.Reset(Job{ID: "j", State: Validated})
 				_ = m.Fire(ctx, wal.JobCompleted, appended)
 			}
-		},
+		}},
 	}
-	for name, run := range cases {
-		b.Run(name, func(b *testing.B) {
+	for _, c := range cases {
+		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
-			run(b, NewMachine(Job{ID: "j"}))
+			c.run(b, NewMachine(Job{ID: "j"}))
 		})
 	}
 }

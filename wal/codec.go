@@ -194,7 +194,7 @@ func (r *record) check() error {
 		return errors.New("seq 0")
 	case r.sec > maxUnix:
 		return errors.New("ts beyond the year 9999")
-	case r.ns > 999_999_999:
+	case r.ns < 0 || r.ns > 999_999_999: // below 0: 64 bits in the file
 		return errors.New("ns beyond a second")
 	case len(r.typ.raw) == 0:
 		return errors.New("no type")
