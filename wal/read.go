@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,13 +32,17 @@ func (l *Log) snapshot() (snapshot, error) {
 func (s snapshot) find(seq uint64) (int, error) {
 	i := sort.Search(len(s.segments), func(i int) bool { return s.segments[i].first > seq }) - 1
 	if i < 0 {
-		first := s.last + 1
-		if len(s.segments) > 0 {
-			first = s.segments[0].first
-		}
-		return 0, &DroppedError{Seq: seq, First: first}
+		return 0, &DroppedError{Seq: seq, First: s.first()}
 	}
 	return i, nil
+}
+
+// first is the first seq there is, or the next one there will be.
+func (s snapshot) first() uint64 {
+	if len(s.segments) == 0 {
+		return s.last + 1
+	}
+	return s.segments[0].first
 }
 
 // lastOf is the last seq of the i-th segment.
@@ -56,7 +61,10 @@ func (l *Log) read(from, last uint64, yield func(Event, error) bool) {
 			yield(Event{}, err)
 			return
 		}
-		if from == 0 && len(snap.segments) > 0 {
+		if from == 0 {
+			if len(snap.segments) == 0 {
+				return // ReadOnly, and no log yet
+			}
 			from = snap.segments[0].first
 			continue
 		}
@@ -145,7 +153,7 @@ func (r *rangeReader) event() (Event, error) {
 			return Event{}, err
 		}
 		if l.bytes == nil || !l.whole {
-			return Event{}, r.corrupt(l.at, "incomplete line")
+			return Event{}, r.corrupt(l.at, errIncomplete.Error())
 		}
 		if err := r.decode(l.bytes, r.seg.seed, &r.rec); err != nil {
 			return Event{}, r.corrupt(l.at, err.Error())
@@ -238,8 +246,8 @@ func (d *decoder) walk(f io.ReaderAt, seg segment, lo, hi int64, seq uint64) (li
 		if err != nil {
 			return lineOf{}, err
 		}
-		if err := d.decode(l.bytes, seg.seed, &rec); err != nil {
-			bad = fmt.Sprintf("; offset %d: %v", l.at, err)
+		if err := d.decode(l.bytes, seg.seed, &rec); err != nil || !l.whole {
+			bad = fmt.Sprintf("; offset %d: %v", l.at, cmp.Or(err, errIncomplete))
 			continue
 		}
 		switch {
