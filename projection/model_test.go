@@ -1,0 +1,145 @@
+package projection
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/jobwal/jobwal/statemachine"
+	"github.com/jobwal/jobwal/wal"
+)
+
+var noon = time.Date(2024, 5, 15, 12, 0, 0, 0, time.UTC)
+
+// model is what Jobs has to be equal to: a map, searched through and sorted at every question.
+type model struct {
+	jobs map[string]statemachine.Job
+	last uint64
+}
+
+func newModel() *model { return &model{jobs: map[string]statemachine.Job{}} }
+
+func (m *model) apply(e wal.Event) (statemachine.Job, error) {
+	m.last = e.Seq
+	if e.JobID == "" {
+		return statemachine.Job{}, nil
+	}
+	job, err := m.jobs[e.JobID].Apply(e)
+	m.jobs[e.JobID] = job
+	return job, err
+}
+
+func place(o Order, job statemachine.Job) uint64 {
+	if o == ByUpdate {
+		return job.Seq
+	}
+	return job.FirstSeq
+}
+
+// list answers q but for Limit and After.
+func (m *model) list(q Query) []statemachine.Job {
+	var found []statemachine.Job
+	for _, job := range m.jobs {
+		if satisfies(job, q) {
+			found = append(found, job)
+		}
+	}
+	slices.SortFunc(found, func(a, b statemachine.Job) int { return cmp.Compare(place(q.Order, a), place(q.Order, b)) })
+	if q.Descending {
+		slices.Reverse(found)
+	}
+	return found
+}
+
+func satisfies(job statemachine.Job, q Query) bool {
+	at := job.SubmittedAt
+	return (len(q.States) == 0 || slices.Contains(q.States, job.State)) &&
+		(len(q.Capabilities) == 0 || slices.Contains(q.Capabilities, job.Capability)) &&
+		(q.Parked == nil || *q.Parked == (job.Parked != "")) &&
+		(q.Since.IsZero() || !at.IsZero() && !at.Before(q.Since)) &&
+		(q.Until.IsZero() || !at.IsZero() && at.Before(q.Until))
+}
+
+func limited(jobs []statemachine.Job, limit int) []statemachine.Job {
+	if limit > 0 && limit < len(jobs) {
+		return jobs[:limit]
+	}
+	return jobs
+}
+
+var capabilityNames = []string{"", "shell", "file_read", "file_write"}
+
+// drawEvent draws the next event of some log: mostly legal, of a few jobs, some of them anew, with gaps in the times.
+func drawEvent(t *rapid.T, m *model) wal.Event {
+	e := wal.Event{Seq: m.last + rapid.Uint64Range(1, 3).Draw(t, "gap"), Epoch: m.last/8 + 1, Time: drawTime(t)}
+	kind := rapid.IntRange(0, 9).Draw(t, "kind")
+	if kind == 0 {
+		e.Type = "log_event"
+		return e
+	}
+	e.JobID = fmt.Sprint("job", rapid.IntRange(0, 20+len(m.jobs)).Draw(t, "id"))
+	e.Capability = rapid.SampledFrom(capabilityNames).Draw(t, "capability")
+	job := m.jobs[e.JobID]
+	e.Prev = job.Seq
+	allowed := statemachine.Allowed(job.State)
+	if kind == 1 || len(allowed) == 0 {
+		allowed = []wal.EventType{wal.JobStarted, wal.JobSubmitted, "job_paused"}
+	}
+	e.Type = rapid.SampledFrom(allowed).Draw(t, "type")
+	switch e.Type {
+	case wal.JobSubmitted:
+		e.Args = json.RawMessage(`[1]`)
+	case wal.JobCompleted:
+		e.Output = json.RawMessage(fmt.Sprint(e.Seq))
+	case wal.JobFailed, wal.JobRolledBack:
+		e.Error = rapid.SampledFrom([]string{"", "exit status 1"}).Draw(t, "error")
+	}
+	return e
+}
+
+// drawTime draws around noon, and now and then a time that nanoseconds since 1970 can't express.
+func drawTime(t *rapid.T) time.Time {
+	if rapid.IntRange(0, 9).Draw(t, "far") == 0 {
+		return time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
+	}
+	return noon.Add(time.Duration(rapid.Int64Range(-20, 20).Draw(t, "s")) * time.Second)
+}
+
+func drawQuery(t *rapid.T) Query {
+	q := Query{
+		Order:      rapid.SampledFrom([]Order{BySubmission, ByUpdate}).Draw(t, "order"),
+		Descending: rapid.Bool().Draw(t, "descending"),
+		Limit:      rapid.IntRange(0, 6).Draw(t, "limit"),
+	}
+	if rapid.Bool().Draw(t, "by state") {
+		q.States = rapid.SliceOf(rapid.SampledFrom(statemachine.States())).Draw(t, "states")
+	}
+	if rapid.Bool().Draw(t, "by capability") {
+		q.Capabilities = rapid.SliceOf(rapid.SampledFrom(append([]string{"never seen"}, capabilityNames...))).Draw(t, "capabilities")
+	}
+	if rapid.IntRange(0, 3).Draw(t, "by parked") == 0 {
+		q.Parked = new(rapid.Bool().Draw(t, "parked"))
+	}
+	if rapid.IntRange(0, 3).Draw(t, "by time") == 0 {
+		q.Since, q.Until = drawTime(t), drawTime(t)
+		if q.Since.After(q.Until) {
+			q.Since, q.Until = q.Until, q.Since
+		}
+	}
+	return q
+}
+
+// viaText sends a cursor out and takes it back.
+func viaText(t require.TestingT, c Cursor) Cursor {
+	text, err := c.MarshalText()
+	require.NoError(t, err)
+	var back Cursor
+	require.NoError(t, back.UnmarshalText(text))
+	require.Equal(t, c, back)
+	return back
+}

@@ -1,0 +1,152 @@
+package projection
+
+import (
+	"hash/maphash"
+	"math"
+	"time"
+
+	"github.com/jobwal/jobwal/statemachine"
+)
+
+// A record is a job, packed: 168 bytes in place of 384. What few jobs have is put aside in more.
+type record struct {
+	id           string
+	args, output statemachine.Payload
+	times        [5]int64 // Unix nanoseconds, or noTime, or farTime
+	first        uint64   // FirstSeq
+	seq, epoch   uint64
+	more         *more // nil when there is nothing in it
+
+	capability   uint32
+	older, newer uint32 // neighbours in order of update; none at the ends
+	state        uint8  // numbers of the states
+	before       uint8
+}
+
+type more struct {
+	err, rollback, parked string
+	parkedSeq             uint64
+	far                   *[5]time.Time
+}
+
+const (
+	noTime  = math.MinInt64     // the zero time
+	farTime = math.MinInt64 + 1 // too far from 1970 to count in nanoseconds (before 1678, after 2261): it is in more
+)
+
+func packTime(t time.Time) int64 {
+	const reach = 9e9 // seconds
+	switch s := t.Unix(); {
+	case t.IsZero():
+		return noTime
+	case s < -reach || s > reach:
+		return farTime
+	}
+	return t.UnixNano()
+}
+
+func unpackTime(ns int64) time.Time {
+	if ns == noTime {
+		return time.Time{}
+	}
+	return time.Unix(0, ns).UTC()
+}
+
+// pack keeps what may change with an event. The id, the capability and the first seq are a new record's own.
+func (r *record) pack(job *statemachine.Job, state, before uint8) {
+	r.args, r.output = job.Args, job.Output
+	r.seq, r.epoch = job.Seq, job.Epoch
+	r.state, r.before = state, before
+	var far *[5]time.Time
+	for i, t := range [...]time.Time{job.SubmittedAt, job.ValidatedAt, job.StartedAt, job.FinishedAt, job.RolledBackAt} {
+		r.times[i] = packTime(t)
+		if r.times[i] == farTime {
+			if far == nil {
+				far = new([5]time.Time)
+			}
+			far[i] = t.UTC()
+		}
+	}
+	r.more = nil
+	if far != nil || job.Error != "" || job.RollbackReason != "" || job.Parked != "" {
+		r.more = &more{job.Error, job.RollbackReason, job.Parked, job.ParkedSeq, far}
+	}
+}
+
+func (r *record) time(i int) time.Time {
+	if r.times[i] == farTime {
+		return r.more.far[i]
+	}
+	return unpackTime(r.times[i])
+}
+
+func (r *record) parked() bool { return r.more != nil && r.more.parked != "" }
+
+func (r *record) unpack(capability string) statemachine.Job {
+	job := statemachine.Job{
+		ID: r.id, Capability: capability, State: states[r.state], Before: states[r.before],
+		Args: r.args, Output: r.output, FirstSeq: r.first, Seq: r.seq, Epoch: r.epoch,
+		SubmittedAt: r.time(0), ValidatedAt: r.time(1), StartedAt: r.time(2), FinishedAt: r.time(3), RolledBackAt: r.time(4),
+	}
+	if m := r.more; m != nil {
+		job.Error, job.RollbackReason, job.Parked, job.ParkedSeq = m.err, m.rollback, m.parked, m.parkedSeq
+	}
+	return job
+}
+
+// An idIndex finds the slot of an id, in some 14 bytes a job where a map with the strings as keys takes 50. It is many
+// small hash tables, so that none ever grows at a length that a command would notice.
+type idIndex struct {
+	seed   maphash.Seed
+	shards [256]shard
+}
+
+// A shard is a hash table with open addressing. A cell is 32 bits of the id's hash, by which a cell is found and told
+// from most others without a look at the id, then the slot + 1; 0 is empty.
+type shard struct {
+	cells []uint64 // a power of two; at most three quarters are taken
+	used  int
+}
+
+func (x *idIndex) place(id string) (s *shard, tag uint32) {
+	h := maphash.String(x.seed, id)
+	return &x.shards[h>>56], uint32(h)
+}
+
+// find returns the slot for which is says that it has the id.
+func (s *shard) find(tag uint32, is func(slot uint32) bool) (uint32, bool) {
+	mask := uint32(len(s.cells) - 1)
+	for i := tag; len(s.cells) > 0; i++ {
+		switch c := s.cells[i&mask]; {
+		case c == 0:
+			return 0, false
+		case uint32(c>>32) == tag && is(uint32(c)-1):
+			return uint32(c) - 1, true
+		}
+	}
+	return 0, false
+}
+
+// add puts in a slot whose id is not there yet.
+func (s *shard) add(tag, slot uint32) {
+	if 4*(s.used+1) > 3*len(s.cells) {
+		old := s.cells
+		s.cells = make([]uint64, max(8, 2*len(old)))
+		for _, c := range old {
+			if c != 0 {
+				s.put(c)
+			}
+		}
+	}
+	s.put(uint64(tag)<<32 | uint64(slot+1))
+	s.used++
+}
+
+func (s *shard) put(cell uint64) {
+	mask := uint32(len(s.cells) - 1)
+	i := uint32(cell >> 32)
+	for s.cells[i&mask] != 0 {
+		i++
+	}
+	s.cells[i&mask] = cell
+}
