@@ -282,7 +282,7 @@ func FuzzCursorText(f *testing.F) {
 // Readers of every kind beside the applier; the race detector and the invariants look on.
 func TestJobsWhileApplying(t *testing.T) {
 	jobs, stats := NewJobs(), NewStats()
-	jobs.stretchLen = 16
+	jobs.stretchLen, jobs.gatherMax = 16, 64
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	for _, q := range []Query{
@@ -300,7 +300,7 @@ func TestJobsWhileApplying(t *testing.T) {
 			}
 		})
 	}
-	for _, e := range history(2000) {
+	for _, e := range history(500) {
 		job, err := jobs.Fold(e)
 		require.NoError(t, err)
 		require.NoError(t, stats.Apply(e, job))

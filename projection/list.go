@@ -17,7 +17,7 @@ const (
 	// batchLen is how many jobs List takes out of the lock at once.
 	batchLen = 128
 	// defaultGather: so many candidates are sorted by update sooner than found on the way along all jobs.
-	defaultGather = 4096
+	defaultGather = 1024
 	// listsMax: with more capabilities than this, their lists are not merged.
 	listsMax = 16
 )

@@ -121,7 +121,7 @@ func (l *Log) commit(ctx context.Context, r *request) error {
 			l.mu.Unlock()
 			return err
 		}
-		if l.queued == 0 || l.queued+r.size() <= maxQueued {
+		if l.queued < maxQueued { // one may go beyond it: waiting for room of its own size, a large one would never have it
 			break
 		}
 		if l.room == nil {
@@ -233,7 +233,7 @@ func (l *Log) handOver(batch []*request, own *request) {
 		return
 	}
 	l.leading = false
-	if l.refusedLocked() == nil && l.witnessed < l.durable {
+	if l.refusedLocked() == nil && l.witnessed < l.durable && !l.newSegment { // nothing goes behind what is final
 		l.idle.Reset(idleAfter)
 	}
 }
@@ -388,8 +388,8 @@ func (l *Log) makeRoom(size int64) error {
 	case err == nil:
 		l.newSegment = false
 		return nil
-	case errors.Is(err, ErrNoSpace) || isNoSpace(err):
-		return noSpace(err, seg.path, maxHeader)
+	case errors.Is(err, ErrNoSpace):
+		return err
 	}
 	return l.fail(err)
 }

@@ -64,6 +64,9 @@ func (im *importer) next() bool {
 		}
 		return false
 	}
+	if im.line == 1 {
+		text = bytes.TrimPrefix(text, []byte("\ufeff")) // what some editors put before the first line
+	}
 	if len(bytes.TrimSpace(text)) == 0 && text != nil {
 		return true
 	}
@@ -158,6 +161,9 @@ func (im *importer) complain(e *ImportError) bool {
 	e.Line = im.line
 	return im.yield(Event{}, e)
 }
+
+// maxStarts bounds the places inside one damaged line where a whole event is looked for.
+const maxStarts = 64
 
 // explain says what is wrong with a line, and looks for a whole event behind a torn one.
 func (im *importer) explain(text []byte, err error) *ImportError {

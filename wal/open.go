@@ -56,7 +56,7 @@ func (l *Log) openWriter() error {
 	}
 	if len(found.segments) == 0 {
 		// crash C3: directories made, but not all synced. The next Open makes or syncs them again.
-		if err := makeDir(l.fs, l.dir); err != nil {
+		if err := makeDirs(l.fs, l.dir); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -42,8 +43,12 @@ func quarantine(fsys FS, dir string, t Torn, now time.Time) (string, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return path, copyCut(fsys, path, t, body, now)
 		}
-		if err != nil || same {
+		if err != nil {
 			return path, err
+		}
+		if same {
+			// crash C4: whoever made the copy may have died before its directory entry was synced.
+			return path, fsys.SyncDir(into)
 		}
 	}
 }
@@ -148,6 +153,23 @@ func noSpace(err error, path string, need int64) error {
 		return err
 	}
 	return &NoSpaceError{Path: path, Need: need, Err: err}
+}
+
+// makeDirs is makeDir for a directory that nothing durable lies in yet. It and any of those above it may have been made
+// by a process that died before it synced them, so all are synced; where that is not allowed, or not possible, they are
+// not ours.
+func makeDirs(fsys FS, dir string) error {
+	if err := makeDir(fsys, dir); err != nil {
+		return err
+	}
+	for at := filepath.Dir(dir); at != filepath.Dir(at); at = filepath.Dir(at) {
+		err := fsys.SyncDir(filepath.Dir(at))
+		if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, errors.ErrUnsupported) &&
+			!errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.EROFS) {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeDir makes a directory and those above it, each on stable storage before the next.

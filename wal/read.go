@@ -120,6 +120,10 @@ func (l *Log) readSegment(seg segment, from, to uint64, yield func(Event, error)
 func (l *Log) openSegment(seg segment, seq uint64) (File, error) {
 	f, err := l.fs.OpenFile(seg.path, os.O_RDONLY, 0)
 	if isNotExist(err) {
+		// A ReadOnly log learns only now what the writer beside it dropped.
+		if _, err := l.refresh(); err != nil {
+			return nil, err
+		}
 		if first := l.FirstSeq(); seq < first {
 			return nil, &DroppedError{Seq: seq, First: first}
 		}

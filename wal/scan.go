@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 )
 
 // Torn tail or corruption? The newest segment is read from its start to its end, and the answer is a pure function of
@@ -89,6 +90,8 @@ func scanTail(f File, seg segment, start int64, next uint64) (tail, error) {
 	return s.tail, s.beyond()
 }
 
+var errIncomplete = errors.New("incomplete line")
+
 // line takes one line and returns what is wrong with it.
 func (s *scanner) line(l line) string {
 	switch {
@@ -97,7 +100,7 @@ func (s *scanner) line(l line) string {
 	case len(bytes.Trim(l.bytes, "\x00")) == 0:
 		return "zeros"
 	case !l.whole:
-		return "incomplete line"
+		return errIncomplete.Error()
 	}
 	if err := s.decode(l.bytes, s.seg.seed, &s.rec); err != nil {
 		if errors.Is(err, errFrame) {
@@ -159,33 +162,48 @@ func (s *scanner) beyond() error {
 	}
 }
 
-// maxStarts bounds the places inside one damaged line where an intact one is looked for.
-const maxStarts = 64
-
 // witness takes what an intact line says is durable, wherever the line stands: also behind bytes that took the place
 // of the newline before it.
 func (s *scanner) witness(l line) {
-	rest := l.bytes
-	for range maxStarts {
-		if s.decode(rest, s.seg.seed, &s.rec) == nil {
-			s.durable = max(s.durable, s.rec.durable)
-			return
-		}
-		i := nextStart(rest)
-		if i < 0 {
-			return
-		}
-		rest = rest[i:]
+	if i := intactEnd(l.bytes, s.seg.seed); i >= 0 && s.decode(l.bytes[i:], s.seg.seed, &s.rec) == nil {
+		s.durable = max(s.durable, s.rec.durable)
 	}
 }
 
-// nextStart finds where, behind its first byte, another line may begin.
-func nextStart(b []byte) int {
-	best := -1
-	for _, start := range []string{`{"seq":`, `{"mark":`} {
-		if i := bytes.Index(b[min(1, len(b)):], []byte(start)); i >= 0 && (best < 0 || i+1 < best) {
-			best = i + 1
+// intactEnd returns where in b the intact line begins that b ends with, -1 if there is none. The checksum is run
+// backwards from the end until it is what it was begun with, so b is gone over once, however many lines it may seem to
+// hold: a payload is free to look like events.
+func intactEnd(b []byte, seed uint32) int {
+	sum, i, ok := checksumOf(b)
+	for state := ^sum; ok && i > 0; {
+		i--
+		if state = crcBack(state, b[i]); ^state == seed && b[i] == '{' {
+			return i
 		}
 	}
-	return best
+	return -1
 }
+
+// checksumOf reads the checksum at a line's end; covered is how many bytes stand before it.
+func checksumOf(b []byte) (sum uint32, covered int, ok bool) {
+	covered = len(b) - crcLength
+	if covered < 1 || !bytes.HasPrefix(b[covered:], []byte(crcName)) || !bytes.HasSuffix(b, []byte(`"}`)) {
+		return 0, 0, false
+	}
+	n, err := strconv.ParseUint(string(b[covered+len(crcName):len(b)-len(`"}`)]), 16, 32)
+	return uint32(n), covered, err == nil
+}
+
+// crcBack is the checksum's inner state before byte c, given the one behind it.
+func crcBack(state uint32, c byte) uint32 {
+	entry := crcByTop[state>>24]
+	return (state^castagnoli[entry])<<8 | uint32(entry^c)
+}
+
+// crcByTop is the index of the table entry with a given top byte: no two have the same.
+var crcByTop = func() (index [256]byte) {
+	for i, entry := range castagnoli {
+		index[entry>>24] = byte(i)
+	}
+	return index
+}()

@@ -106,7 +106,7 @@ func createSegment(fsys FS, dir string, head mark, extra ...mark) (_ segment, _ 
 	temp := seg.path + tempSuffix
 	f, err := fsys.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
-		return seg, nil, err
+		return seg, nil, noSpace(err, seg.path, int64(len(buf)))
 	}
 	defer func() {
 		if err != nil {
@@ -114,25 +114,28 @@ func createSegment(fsys FS, dir string, head mark, extra ...mark) (_ segment, _ 
 		}
 	}()
 	// crash C1: a temporary file, whole or not, and no segment. Open sweeps it.
-	if err := writeAll(f, buf, 0); err != nil {
-		if isNoSpace(err) {
-			err = &NoSpaceError{Path: seg.path, Need: int64(len(buf)), Err: err}
-			_ = fsys.Remove(temp) // a leftover is swept by the next Open
-		}
-		return seg, nil, err
-	}
-	if err := f.Sync(); err != nil {
-		return seg, nil, err
-	}
-	if err := fsys.Rename(temp, seg.path); err != nil {
-		return seg, nil, err
+	if err := writeTemp(fsys, f, temp, seg.path, buf); err != nil {
+		_ = fsys.Remove(temp) // a leftover is swept by the next Open
+		return seg, nil, noSpace(err, seg.path, int64(len(buf)))
 	}
 	// crash C2: the segment exists, but its directory entry is not yet synced. Nothing in it is acknowledged: Open finds
-	// it empty or not at all, and makes it again.
+	// it empty or not at all, and makes it again. An error is final, one for lack of room too: the file has its name, and
+	// that another sync succeeds would prove nothing.
 	if err := fsys.SyncDir(dir); err != nil {
 		return seg, nil, err
 	}
 	return seg, f, nil
+}
+
+// writeTemp gives a new file its content, durably, and then its name.
+func writeTemp(fsys FS, f File, temp, path string, buf []byte) error {
+	if err := writeAll(f, buf, 0); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return fsys.Rename(temp, path)
 }
 
 // writeAll writes all of buf, however short single writes are.

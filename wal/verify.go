@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 )
 
@@ -43,13 +43,16 @@ func salvage(fsys FS, dir, into string) (Report, error) {
 	case err != nil && !isNotExist(err):
 		return c.report, wrapped(err)
 	}
-	if err := makeDir(fsys, into); err != nil {
+	if err := makeDirs(fsys, into); err != nil {
 		return c.report, wrapped(err)
 	}
 	w := copyWriter{fs: fsys, dir: into, log: randomHex(16)}
-	err = c.run(dir, w.event)
+	err = c.run(dir, func(e found) error {
+		w.begin(c.report.FirstSeq)
+		return w.event(e)
+	})
 	if err == nil {
-		err = w.finish(max(c.want-1, c.durable), c.report.Epoch)
+		err = w.finish(c.report.FirstSeq, max(c.want-1, c.durable), c.report.Epoch)
 	}
 	if err = errors.Join(err, w.close()); err != nil {
 		return c.report, wrapped(err)
@@ -100,6 +103,7 @@ func (c *checker) run(dir string, take func(found) error) error {
 		}
 	}
 	c.report.LogID, c.report.Epoch = s.id, max(c.report.Epoch, s.epoch)
+	c.asOpen(dir, l.segments)
 	if c.want == 0 {
 		c.want = 1
 	}
@@ -108,6 +112,21 @@ func (c *checker) run(dir string, take func(found) error) error {
 		c.report.FirstSeq = c.want
 	}
 	return nil
+}
+
+// asOpen asks what Open would say, where nothing was found so far: lines that are all intact may still not be in place.
+func (c *checker) asOpen(dir string, names []string) {
+	if c.report.Damages > 0 {
+		return
+	}
+	s, err := surveySegments(c.fs, dir, names)
+	if err == nil {
+		_, err = (&Log{dir: dir, fs: c.fs}).judge(&s)
+	}
+	var bad *CorruptError
+	if errors.As(err, &bad) {
+		c.damage(bad)
+	}
 }
 
 // headers is a survey that goes on where Open stops.
@@ -122,7 +141,7 @@ func (c *checker) headers(dir string, names []string) (survey, error) {
 			continue
 		case errors.As(err, &bad):
 			c.damage(bad)
-			ok, err := c.recoverSeed(&seg)
+			ok, err := c.recoverSeed(&seg, before(names, i))
 			if err != nil {
 				return s, err
 			}
@@ -195,11 +214,12 @@ func (c *checker) segment(seg segment, end uint64, take func(found) error) error
 		}
 		seg.size = t.end
 	}
-	if end == 0 {
+	newest := end == 0
+	if newest {
 		end = t.durable + 1
 		c.durable = t.durable
 	}
-	return c.lines(f, seg, max(end, t.next), take)
+	return c.lines(f, seg, max(end, t.next), newest, take)
 }
 
 // where is an intact event's place in its file.
@@ -212,7 +232,7 @@ type where struct {
 
 // lines collects the intact events of one segment, puts them in the order of their seqs, and hands them on. It takes
 // some 40 bytes of memory an event of one segment.
-func (c *checker) lines(f File, seg segment, end uint64, take func(found) error) error {
+func (c *checker) lines(f File, seg segment, end uint64, newest bool, take func(found) error) error {
 	events, err := c.intact(f, seg)
 	if err != nil {
 		return err
@@ -226,6 +246,9 @@ func (c *checker) lines(f File, seg segment, end uint64, take func(found) error)
 		}
 		return 0
 	})
+	if newest {
+		end = wholeFrom(events, end)
+	}
 	for _, w := range events {
 		if w.seq < c.want || w.seq < seg.first || w.seq >= end {
 			continue // a copy of one that was taken, or of no place: intact has complained
@@ -243,6 +266,24 @@ func (c *checker) lines(f File, seg segment, end uint64, take func(found) error)
 	}
 	c.gap(seg, seg.size, end)
 	return nil
+}
+
+// wholeFrom returns how far whole groups follow each other from seq end on: what no witness covers any more may have been
+// acknowledged, too.
+func wholeFrom(events []where, end uint64) uint64 {
+	next := end
+	for _, w := range events {
+		if w.seq > next {
+			break
+		}
+		if w.seq == next {
+			next++
+			if w.more == 0 {
+				end = next
+			}
+		}
+	}
+	return end
 }
 
 // gap complains of missing events before seq to.
@@ -271,6 +312,8 @@ func (c *checker) intact(f File, seg segment) ([]where, error) {
 		rest, at := c.intactPart(l, seg, &rec)
 		if at > 0 || rest == nil {
 			c.damage(&CorruptError{Path: seg.path, Offset: l.at, Seq: next, Reason: "checksum mismatch"})
+		} else if !l.whole {
+			c.damage(&CorruptError{Path: seg.path, Offset: l.at, Seq: next, Reason: errIncomplete.Error()})
 		}
 		if rest == nil || rec.mark != nil {
 			continue
@@ -285,73 +328,119 @@ func (c *checker) intact(f File, seg segment) ([]where, error) {
 
 // intactPart finds the intact line that a line ends with.
 func (c *checker) intactPart(l line, seg segment, rec *record) (rest []byte, at int) {
-	rest = l.bytes
-	for range maxStarts {
-		if c.decode(rest, seg.seed, rec) == nil {
-			return rest, at
-		}
-		i := nextStart(rest)
-		if i < 0 {
-			break
-		}
-		rest, at = rest[i:], at+i
+	if c.decode(l.bytes, seg.seed, rec) == nil {
+		return l.bytes, 0
+	}
+	if at = intactEnd(l.bytes, seg.seed); at >= 0 && c.decode(l.bytes[at:], seg.seed, rec) == nil {
+		return l.bytes[at:], at
 	}
 	return nil, 0
 }
 
 // recoverSeed finds what the checksums of a segment without a header were begun with: every intact line tells, since
-// CRC-32 can be run backwards, and two that agree do not do so by chance.
-func (c *checker) recoverSeed(seg *segment) (bool, error) {
+// CRC-32 can be run backwards, and lines that agree with each other, or with the salt in what is left of the header, do
+// not do so by chance.
+func (c *checker) recoverSeed(seg *segment, below uint64) (bool, error) {
 	f, err := c.fs.OpenFile(seg.path, os.O_RDONLY, 0)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close() // only read
+	found, err := findSeed(f, seg, below)
+	if err != nil || !found {
+		return false, err
+	}
 	lines := newLineReader(f, 0, seg.size)
 	defer lines.close()
-	seen := make(map[uint32]bool)
-	for len(seen) < 1000 {
+	var rec record
+	for {
 		l, err := lines.next()
 		if err != nil {
 			return false, notEOF(err)
 		}
-		seed, ok := impliedSeed(l.bytes)
-		if ok && seen[seed] {
-			seg.seed = seed
+		part, at := c.intactPart(l, *seg, &rec)
+		if part != nil && (rec.mark == nil || rec.mark.Kind != markSegment) {
+			seg.header = l.at + int64(at) // whatever comes before it is no more than what is left of the header, or lost
 			return true, nil
 		}
-		if ok {
-			seen[seed] = true
+	}
+}
+
+// before is the seq that the events of the i-th segment lie below.
+func before(names []string, i int) uint64 {
+	if i+1 == len(names) {
+		return math.MaxUint64
+	}
+	first, _ := parseSegmentName(names[i+1])
+	return first
+}
+
+// belongs is false for a line that says by its seq, or as a header, that it is another segment's.
+func belongs(b []byte, seg *segment, below uint64) bool {
+	p := parser{src: b}
+	if seq := p.uint(`{"seq":`); !p.bad {
+		return seq >= seg.first && seq < below
+	}
+	_, rest, ok := bytes.Cut(b, []byte(`,"first":`))
+	first, _, number := parseUint(rest, 0)
+	return !ok || !number || first == seg.first
+}
+
+// findSeed lets the lines vote: stale ones of other segments may be among them.
+func findSeed(f File, seg *segment, below uint64) (bool, error) {
+	lines := newLineReader(f, 0, seg.size)
+	defer lines.close()
+	votes := make(map[uint32]int)
+	vote := func(seed uint32) {
+		if votes[seed] > 0 || len(votes) < 1000 {
+			votes[seed]++
+		}
+		if votes[seed] > votes[seg.seed] {
+			seg.seed = seed
 		}
 	}
-	return false, nil
+	for {
+		l, err := lines.next()
+		if errors.Is(err, io.EOF) {
+			return votes[seg.seed] > 1, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if !belongs(l.bytes, seg, below) {
+			continue
+		}
+		if salt, ok := saltIn(l.bytes); ok && l.at < maxHeader {
+			vote(saltSeed(salt))
+			if intactEnd(l.bytes, saltSeed(salt)) > 0 {
+				vote(saltSeed(salt)) // the header lost its newline
+			}
+		}
+		if seed, ok := impliedSeed(l.bytes); ok {
+			vote(seed)
+		}
+	}
+}
+
+// saltIn finds the salt in a damaged header.
+func saltIn(b []byte) (string, bool) {
+	const name, digits = `"salt":"`, 16
+	_, rest, ok := bytes.Cut(b, []byte(name))
+	if !ok || len(rest) < digits {
+		return "", false
+	}
+	return string(rest[:digits]), true
 }
 
 // impliedSeed is the checksum's state before the line, if the line is intact.
 func impliedSeed(b []byte) (uint32, bool) {
-	at := len(b) - crcLength
-	if at < 1 || !bytes.HasPrefix(b[at:], []byte(crcName)) {
-		return 0, false
+	sum, i, ok := checksumOf(b)
+	state := ^sum
+	for ; ok && i > 0; i-- {
+		state = crcBack(state, b[i-1])
 	}
-	sum, err := strconv.ParseUint(string(b[at+len(crcName):at+len(crcName)+8]), 16, 32)
-	if err != nil {
-		return 0, false
-	}
-	state := ^uint32(sum)
-	for i := at - 1; i >= 0; i-- {
-		entry := crcByTop[state>>24]
-		state = (state^castagnoli[entry])<<8 | uint32(entry^b[i])
-	}
-	return ^state, true
+	return ^state, ok
 }
-
-// crcByTop is the index of the table entry with a given top byte: no two have the same.
-var crcByTop = func() (index [256]byte) {
-	for i, entry := range castagnoli {
-		index[entry>>24] = byte(i)
-	}
-	return index
-}()
 
 // copyWriter writes events that keep their seqs into a new log.
 type copyWriter struct {
@@ -371,11 +460,14 @@ type copyWriter struct {
 // maxLost bounds what a hostile number can make Salvage write.
 const maxLost = 10_000_000
 
-func (w *copyWriter) event(e found) error {
+// begin says where the log begins: events may be lost before the first that is not.
+func (w *copyWriter) begin(first uint64) {
 	if w.next == 0 {
-		w.first, w.next = e.seq, e.seq
+		w.first, w.next, w.epoch = first, first, 1
 	}
-	w.epoch = max(w.epoch, 1)
+}
+
+func (w *copyWriter) event(e found) error {
 	if err := w.fill(e.seq); err != nil {
 		return err
 	}
@@ -455,12 +547,13 @@ func (w *copyWriter) end() error {
 	return err
 }
 
-// finish makes up for events missing at the end and marks the end. Of a log with nothing intact there is no copy but an
+// finish makes up for events missing at the end and marks the end. Of a log that never had one there is no copy but an
 // empty directory, which is an empty log.
-func (w *copyWriter) finish(last, epoch uint64) error {
-	if w.next == 0 {
+func (w *copyWriter) finish(first, last, epoch uint64) error {
+	if w.next == 0 && last < first {
 		return nil
 	}
+	w.begin(first)
 	if err := w.fill(last + 1); err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package crashfs_test
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"strings"
@@ -152,17 +151,4 @@ func statesOf(t testing.TB, disk *crashfs.FS) []string {
 		all = append(all, dump(after, "."))
 	}
 	return all
-}
-
-// class is what two file systems have to agree on about an error.
-func class(err error) string {
-	for _, kind := range []error{fs.ErrNotExist, fs.ErrExist, fs.ErrClosed, fs.ErrPermission} {
-		if errors.Is(err, kind) {
-			return kind.Error()
-		}
-	}
-	if err == nil {
-		return "ok"
-	}
-	return "error"
 }

@@ -1,0 +1,106 @@
+package wal
+
+import (
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// heapFS samples the live heap now and then, while files are being read by one goroutine.
+type heapFS struct {
+	FS
+	read int // bytes since the last sample
+	peak uint64
+}
+
+type heapFile struct {
+	File
+	fs *heapFS
+}
+
+func (h *heapFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	f, err := h.FS.OpenFile(name, flag, perm)
+	return heapFile{f, h}, err
+}
+
+func (f heapFile) ReadAt(p []byte, at int64) (int, error) {
+	n, err := f.File.ReadAt(p, at)
+	if f.fs.read += n; f.fs.read >= 256<<10 {
+		f.fs.read = 0
+		f.fs.peak = max(f.fs.peak, liveHeap())
+	}
+	return n, err
+}
+
+func liveHeap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// peakHeap is the most that was live while run read, beyond what was before. The log is given the FS that samples.
+func peakHeap(t *testing.T, run func(fsys FS) error) uint64 {
+	before := liveHeap()
+	h := &heapFS{FS: OS}
+	require.NoError(t, run(h))
+	h.peak = max(h.peak, liveHeap())
+	return h.peak - min(before, h.peak)
+}
+
+// Memory does not grow with the log: a log of ten times as many events takes no more to open, read and verify.
+func TestMemory_does_not_grow_with_the_log(t *testing.T) {
+	const small = 10_000 // events; 2 MB
+	dirs := map[int]string{1: t.TempDir(), 10: t.TempDir()}
+	for times, dir := range dirs {
+		makeLog(t, dir, small*times, Options{SegmentBytes: 1 << 20})
+		segments, err := filepath.Glob(filepath.Join(dir, "*"+segmentSuffix))
+		require.NoError(t, err)
+		require.Greater(t, len(segments), times)
+	}
+	reading := func(opts Options, use func(log *Log) error) func(dir string) func(FS) error {
+		return func(dir string) func(FS) error {
+			return func(fsys FS) error {
+				opts.FS = fsys
+				log, err := Open(dir, opts)
+				if err != nil {
+					return err
+				}
+				defer log.Close()
+				return use(log)
+			}
+		}
+	}
+	for name, run := range map[string]func(dir string) func(FS) error{
+		"Open":          reading(Options{}, func(*Log) error { return nil }),
+		"Open ReadOnly": reading(Options{ReadOnly: true}, func(*Log) error { return nil }),
+		"Events": reading(Options{}, func(log *Log) error {
+			n := uint64(0)
+			for _, err := range log.Events(1) {
+				if err != nil {
+					return err
+				}
+				n++
+			}
+			if n != log.LastSeq() {
+				return fmt.Errorf("%d events of %d", n, log.LastSeq())
+			}
+			return nil
+		}),
+		"Tail": reading(Options{}, func(log *Log) error { _, err := log.Tail(100); return err }),
+		"At":   reading(Options{}, func(log *Log) error { _, err := log.At(log.LastSeq() / 2); return err }),
+		"Verify": func(dir string) func(FS) error {
+			return func(fsys FS) error { _, err := verify(fsys, dir); return err }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			one, ten := peakHeap(t, run(dirs[1])), peakHeap(t, run(dirs[10]))
+			t.Logf("live at most: %d KiB, with ten times the log %d KiB", one>>10, ten>>10)
+			require.Less(t, ten, one+1<<20)
+		})
+	}
+}

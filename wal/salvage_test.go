@@ -1,0 +1,235 @@
+package wal_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"pgregory.net/rapid"
+
+	"github.com/jobwal/jobwal/wal"
+)
+
+// remains is what there is to save of a damaged log, by someone who knows what it was before.
+type remains struct {
+	intact  map[uint64]bool // events whose lines stand as they were written, in a segment whose salt can be had
+	durable uint64          // the highest witness
+}
+
+func remainsOf(img, damaged image) remains {
+	r := remains{intact: make(map[uint64]bool)}
+	for _, name := range damaged.names() {
+		head, _, ok := jHeader(img[name])
+		if !ok {
+			continue
+		}
+		var seqs []uint64
+		lines, votes := 0, 0
+		_, _, headed := jHeader(damaged[name])
+		for _, l := range jLines(damaged[name], 0) {
+			rec, ok := jIntact(l.text, head.Salt)
+			if jEnd.Match(l.text) {
+				votes++
+			}
+			if !ok || !l.whole {
+				continue
+			}
+			lines++
+			r.durable = max(r.durable, rec.Durable)
+			if rec.Seq > 0 {
+				seqs = append(seqs, rec.Seq)
+			}
+		}
+		for _, seq := range seqs {
+			salt := bytes.Contains(damaged[name], []byte(`,"salt":"`+head.Salt+`",`))
+			r.intact[seq] = headed || lines > 1 && 2*lines > votes+1 || salt && votes < 3
+		}
+	}
+	return r
+}
+
+// due is what Salvage has to save: what a witness covers, and whole groups that follow it.
+func (r remains) due(events []wal.Event) (seqs []uint64) {
+	contiguous := r.durable
+	for i, e := range events {
+		if e.Seq == contiguous+1 {
+			var p struct{ K, Of int }
+			_, _ = fmt.Sscanf(payload(e), `{"g":%d,"k":%d,"of":%d`, new(int), &p.K, &p.Of)
+			whole := true
+			for j := i; j < min(len(events), i+p.Of); j++ {
+				whole = whole && r.intact[events[j].Seq]
+			}
+			if whole && p.K == 0 {
+				contiguous = e.Seq + uint64(p.Of) - 1
+			}
+		}
+		if r.intact[e.Seq] && e.Seq <= contiguous {
+			seqs = append(seqs, e.Seq)
+		}
+	}
+	return seqs
+}
+
+// salvaged checks a copy against what there was to save.
+func salvaged(img, damaged image, events []wal.Event) error {
+	r := ram(damaged)
+	report, err := wal.SalvageFS(r, "log", "into")
+	if err != nil {
+		return fmt.Errorf("Salvage: %w", err)
+	}
+	if !maps.EqualFunc(r.image(), damaged, slices.Equal[[]byte]) {
+		return errors.New("the source was changed")
+	}
+	l, err := wal.Open("into", wal.Options{FS: r})
+	if err != nil {
+		return fmt.Errorf("the copy: %w", err)
+	}
+	defer l.Close()
+	copied, err := collect(l, 0)
+	if err != nil {
+		return fmt.Errorf("the copy: %w", err)
+	}
+	have, lost := make(map[uint64]bool), uint64(0)
+	for i, e := range copied {
+		switch {
+		case e.Seq != l.FirstSeq()+uint64(i):
+			return fmt.Errorf("seq %d where %d belongs", e.Seq, l.FirstSeq()+uint64(i))
+		case e.Type == wal.EventLost:
+			lost++
+		case !sameEvent(e, find(events, e.Seq)):
+			return fmt.Errorf("seq %d is %v", e.Seq, e)
+		default:
+			have[e.Seq] = true
+		}
+	}
+	rest := remainsOf(img, damaged)
+	torn := tornFrom(damaged)
+	for _, seq := range rest.due(events) {
+		if seq >= torn {
+			break // a torn tail is left out, as Open would leave it out
+		}
+		if !have[seq] {
+			return fmt.Errorf("seq %d is intact, and was not saved (to %d: %v)", seq, rest.durable, report.Damage)
+		}
+	}
+	if report.Lost < lost || lost > 0 && report.Damages == 0 {
+		return fmt.Errorf("%d lost in the copy, the report tells of %d and %d damages", lost, report.Lost, report.Damages)
+	}
+	_, _, headed := jHeader(damaged[img.names()[0]])
+	if headed && len(events) > 0 && rest.durable > 0 && l.FirstSeq() > events[0].Seq {
+		return fmt.Errorf("the copy starts at %d: what came before it is not even marked as lost", l.FirstSeq())
+	}
+	return nil
+}
+
+// tornFrom is the first seq that a torn tail has cost.
+func tornFrom(img image) uint64 {
+	head, at, ok := jHeader(img[img.newest()])
+	if !ok {
+		return math.MaxUint64
+	}
+	t := jScan(jSegment{first: head.First, header: head, body: at, file: img[img.newest()]})
+	if t.durable < t.next && t.reason != "" {
+		return t.next
+	}
+	return math.MaxUint64
+}
+
+func TestSalvage_every_flipped_byte(t *testing.T) {
+	references(t, func(t *testing.T, img image, events []wal.Event) {
+		for _, name := range img.names() {
+			step := 1
+			if raceEnabled || testing.Short() || t.Name() != "TestSalvage_every_flipped_byte/killed_dropped" {
+				step = 9
+			}
+			parallel(t, len(img[name])/step, func(i int) error {
+				i *= step
+				damaged := maps.Clone(img)
+				damaged[name] = slices.Clone(img[name])
+				damaged[name][i] ^= 1 << (i % 8)
+				if err := salvaged(img, damaged, events); err != nil {
+					return fmt.Errorf("%s byte %d: %w", name, i, err)
+				}
+				return nil
+			})
+		}
+	})
+}
+
+func TestSalvage_any_damage(t *testing.T) {
+	kinds := slices.DeleteFunc(slices.Sorted(maps.Keys(damages)), func(kind string) bool {
+		switch kind { // what comes out of these is some log, but whose?
+		case "segment of another log", "segments swapped", "segment again", "segment gone":
+			return true
+		}
+		return false
+	})
+	synctest.Test(t, func(t *testing.T) {
+		rapid.Check(bubbleTB{t}, func(t *rapid.T) {
+			img, events := history(t)
+			for range rapid.IntRange(1, 6).Draw(t, "damages") {
+				damaged := img.clone()
+				kind := rapid.SampledFrom(kinds).Draw(t, "damage")
+				damages[kind](t, damaged)
+				if err := salvaged(img, damaged, events); err != nil {
+					t.Fatalf("%s: %v", kind, err)
+				}
+			}
+		})
+	})
+}
+
+func TestSalvage_refuses_a_directory_that_holds_something(t *testing.T) {
+	img, _ := reference(t, false, killed)
+	r := ram(img)
+	r.dirs["into"] = true
+	r.files["into/something"] = new(ramNode)
+	_, err := wal.SalvageFS(r, "log", "into")
+	wantError(t, err, []error{wal.ErrInvalid})
+	_, err = wal.SalvageFS(r, "log", "log")
+	wantError(t, err, []error{wal.ErrInvalid})
+	if r.changed() > 0 {
+		t.Error("changed")
+	}
+}
+
+// What was found: a log that lost its first events, or all of them, came out as one that had never had them.
+func TestSalvage_marks_lost_events_at_the_beginning(t *testing.T) {
+	var img image
+	synctest.Test(t, func(t *testing.T) {
+		r := ram(nil)
+		l := mustOpen(t, wal.Options{FS: r})
+		mustAppend(t, l, group(1, 3, 0)...)
+		mustClose(t, l)
+		img = r.image()
+	})
+	for lose := 1; lose <= 3; lose++ {
+		damaged := img.clone()
+		name := damaged.newest()
+		_, at, _ := jHeader(damaged[name])
+		for i, l := range jLines(damaged[name], at)[1:] { // behind the opened mark
+			if i < lose {
+				damaged[name][l.at+20] ^= 1
+			}
+		}
+		r := ram(damaged)
+		report, err := wal.SalvageFS(r, "log", "into")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := wal.Open("into", wal.Options{FS: r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		events, err := collect(l, 0)
+		if err != nil || len(events) != 3 || report.Lost != uint64(lose) || events[0].Type != wal.EventLost {
+			t.Errorf("%d lost: %d events, report says %d: %v", lose, len(events), report.Lost, err)
+		}
+		mustClose(t, l)
+	}
+}
