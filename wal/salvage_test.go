@@ -75,6 +75,32 @@ func (r remains) due(events []wal.Event) (seqs []uint64) {
 	return seqs
 }
 
+// vouched tells whether anything still vouches for the lines of seq's segment: its header, or, without it, two of its
+// lines or more that agree on what their checksums were begun with, and are not outvoted by what does not belong there.
+func vouched(img, damaged image, seq uint64) bool {
+	name := ""
+	for _, n := range img.names() {
+		if n <= fmt.Sprintf("%020d.jsonl", seq) {
+			name = n
+		}
+	}
+	header, _, _ := bytes.Cut(img[name], []byte("\n"))
+	if bytes.HasPrefix(damaged[name], header) {
+		return true
+	}
+	own, foreign := 0, 0
+	for line := range bytes.Lines(damaged[name]) {
+		switch {
+		case !bytes.HasSuffix(line, []byte("}\n")):
+		case bytes.Contains(img[name], line):
+			own++
+		default:
+			foreign++
+		}
+	}
+	return own > 1 && own > foreign
+}
+
 // salvaged checks a copy against what there was to save.
 func salvaged(img, damaged image, events []wal.Event) error {
 	r := ram(damaged)
@@ -113,7 +139,7 @@ func salvaged(img, damaged image, events []wal.Event) error {
 		if seq >= torn {
 			break // a torn tail is left out, as Open would leave it out
 		}
-		if !have[seq] {
+		if !have[seq] && vouched(img, damaged, seq) {
 			return fmt.Errorf("seq %d is intact, and was not saved (to %d: %v)", seq, rest.durable, report.Damage)
 		}
 	}
