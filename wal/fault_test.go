@@ -56,177 +56,193 @@ func wantEvents(t *testing.T, l *wal.Log, n int) {
 // F8: one failed sync ends it for good, whatever later ones return; reads go on; a reopen believes nothing it reads from
 // the cache until it has written it anew (F9).
 func TestF8_failed_sync(t *testing.T) {
-	w := start(t, "sync *.jsonl #3 error EIO lie", wal.Options{SegmentBytes: 4096})
-	mustAppend(t, w.log, group(1, 1, 0)...)
-	mustAppend(t, w.log, group(2, 2, 0)...)
-	_, err := w.log.Append(ctx, group(3, 2, 0)...)
-	wantError(t, err, []error{wal.ErrFailed, wal.ErrOutcomeUnknown, syscall.EIO})
-	for range 2 {
-		_, err = w.log.Append(ctx, group(4, 1, 0)...)
-		wantError(t, err, []error{wal.ErrFailed, syscall.EIO}, wal.ErrOutcomeUnknown)
-	}
-	wantError(t, w.log.DropBefore(2), []error{wal.ErrFailed, syscall.EIO})
-	wantEvents(t, w.log, 3)
-	if _, err := w.log.At(3); err != nil {
-		t.Error(err)
-	}
-	if events, err := w.log.Tail(2); err != nil || len(events) != 2 {
-		t.Error(events, err)
-	}
-	wantError(t, w.log.Close(), []error{wal.ErrFailed, syscall.EIO})
-	_, err = w.log.Append(ctx, group(5, 1, 0)...)
-	wantError(t, err, []error{wal.ErrClosed})
-
-	l := w.again() // the cache shows what the disk does not have
-	shown, err := collect(l, 0)
-	if err != nil || len(shown) < 3 {
-		t.Fatal(len(shown), err)
-	}
-	for _, p := range crashes(8) {
-		after := mustOpen(t, wal.Options{FS: w.base.Crash(p)})
-		if events, err := collect(after, 0); err != nil || len(events) < len(shown) {
-			t.Errorf("policy %v: %d events were shown, %d are there (%v)", p, len(shown), len(events), err)
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, "sync *.jsonl #3 error EIO lie", wal.Options{SegmentBytes: 4096})
+		mustAppend(t, w.log, group(1, 1, 0)...)
+		mustAppend(t, w.log, group(2, 2, 0)...)
+		_, err := w.log.Append(ctx, group(3, 2, 0)...)
+		wantError(t, err, []error{wal.ErrFailed, wal.ErrOutcomeUnknown, syscall.EIO})
+		for range 2 {
+			_, err = w.log.Append(ctx, group(4, 1, 0)...)
+			wantError(t, err, []error{wal.ErrFailed, syscall.EIO}, wal.ErrOutcomeUnknown)
 		}
-	}
-	if l.Report().Rewritten == 0 {
-		t.Error("nothing was written anew")
-	}
+		wantError(t, w.log.DropBefore(2), []error{wal.ErrFailed, syscall.EIO})
+		wantEvents(t, w.log, 3)
+		if _, err := w.log.At(3); err != nil {
+			t.Error(err)
+		}
+		if events, err := w.log.Tail(2); err != nil || len(events) != 2 {
+			t.Error(events, err)
+		}
+		wantError(t, w.log.Close(), []error{wal.ErrFailed, syscall.EIO})
+		_, err = w.log.Append(ctx, group(5, 1, 0)...)
+		wantError(t, err, []error{wal.ErrClosed})
+
+		l := w.again() // the cache shows what the disk does not have
+		shown, err := collect(l, 0)
+		if err != nil || len(shown) < 3 {
+			t.Fatal(len(shown), err)
+		}
+		for _, p := range crashes(8) {
+			after := mustOpen(t, wal.Options{FS: w.base.Crash(p)})
+			if events, err := collect(after, 0); err != nil || len(events) < len(shown) {
+				t.Errorf("policy %v: %d events were shown, %d are there (%v)", p, len(shown), len(events), err)
+			}
+		}
+		if l.Report().Rewritten == 0 {
+			t.Error("nothing was written anew")
+		}
+	})
 }
 
 // F8, F9: the same when the reopen died, too, and others looked at it meanwhile.
 func TestF9_shown_then_lost(t *testing.T) {
-	w := start(t, "sync *.jsonl #2 error EIO lie", wal.Options{SegmentBytes: 4096})
-	w.append(1, 0)
-	_, err := w.log.Append(ctx, group(2, 1, 0)...)
-	wantError(t, err, []error{wal.ErrOutcomeUnknown})
-	w.told = append(w.told, submission{number: 2, of: 1})
-	w.fs.Stop()
-	for crash := 1; ; crash++ {
-		r := enter(t, w.base.Crash(crashfs.Everything), fmt.Sprint("crash ", crash), w.opts)
-		r.told = w.told
-		var shown seen
-		if err := r.look(r.base, &shown); err != nil {
-			t.Fatal(err)
-		}
-		r.open()
-		for _, p := range crashes(8) {
-			shown := shown
-			if err := r.check(r.base.Crash(p), p, &shown); err != nil {
-				t.Fatalf("crash at %d (%s), policy %v: %v", crash, r.last(), p, err)
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, "sync *.jsonl #2 error EIO lie", wal.Options{SegmentBytes: 4096})
+		w.append(1, 0)
+		_, err := w.log.Append(ctx, group(2, 1, 0)...)
+		wantError(t, err, []error{wal.ErrOutcomeUnknown})
+		w.told = append(w.told, submission{number: 2, of: 1})
+		w.fs.Stop()
+		for crash := 1; ; crash++ {
+			r := enter(t, w.base.Crash(crashfs.Everything), fmt.Sprint("crash ", crash), w.opts)
+			r.told = w.told
+			var shown seen
+			if err := r.look(r.base, &shown); err != nil {
+				t.Fatal(err)
+			}
+			r.open()
+			for _, p := range crashes(8) {
+				shown := shown
+				if err := r.check(r.base.Crash(p), p, &shown); err != nil {
+					t.Fatalf("crash at %d (%s), policy %v: %v", crash, r.last(), p, err)
+				}
+			}
+			if !r.dead {
+				return
 			}
 		}
-		if !r.dead {
-			return
-		}
-	}
+	})
 }
 
 func TestF8_failed_directory_sync_at_rotation(t *testing.T) {
-	w := start(t, "syncdir log #2 error EIO", wal.Options{})
-	mustAppend(t, w.log, group(1, 1, 600)...)
-	_, err := w.log.Append(ctx, group(2, 1, 600)...)
-	wantError(t, err, []error{wal.ErrFailed, syscall.EIO}, wal.ErrOutcomeUnknown) // nothing was written of it
-	_, err = w.log.Append(ctx, group(3, 1, 0)...)
-	wantError(t, err, []error{wal.ErrFailed, syscall.EIO}, wal.ErrOutcomeUnknown)
-	wantEvents(t, w.log, 1)
-	wantError(t, w.log.Close(), []error{wal.ErrFailed})
-	wantEvents(t, w.again(), 1)
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, "syncdir log #2 error EIO", wal.Options{})
+		mustAppend(t, w.log, group(1, 1, 600)...)
+		_, err := w.log.Append(ctx, group(2, 1, 600)...)
+		wantError(t, err, []error{wal.ErrFailed, syscall.EIO}, wal.ErrOutcomeUnknown) // nothing was written of it
+		_, err = w.log.Append(ctx, group(3, 1, 0)...)
+		wantError(t, err, []error{wal.ErrFailed, syscall.EIO}, wal.ErrOutcomeUnknown)
+		wantEvents(t, w.log, 1)
+		wantError(t, w.log.Close(), []error{wal.ErrFailed})
+		wantEvents(t, w.again(), 1)
+	})
 }
 
 // F10: a directory sync that says ENOSPC has failed like any other: that the next one returns nil proves nothing.
 func TestF10_no_space_from_a_sync_is_final(t *testing.T) {
-	for _, schedule := range []string{
-		"syncdir log #2 error ENOSPC",
-		"sync *1.jsonl #2 error ENOSPC",
-	} {
-		w := start(t, schedule, wal.Options{})
-		mustAppend(t, w.log, group(1, 1, 600)...)
-		_, err := w.log.Append(ctx, group(2, 1, 600)...)
-		wantError(t, err, []error{wal.ErrFailed, syscall.ENOSPC}, wal.ErrNoSpace, wal.ErrOutcomeUnknown)
-		_, err = w.log.Append(ctx, group(3, 1, 0)...)
-		wantError(t, err, []error{wal.ErrFailed, syscall.ENOSPC}, wal.ErrNoSpace)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		for _, schedule := range []string{
+			"syncdir log #2 error ENOSPC",
+			"sync *1.jsonl #2 error ENOSPC",
+		} {
+			w := start(t, schedule, wal.Options{})
+			mustAppend(t, w.log, group(1, 1, 600)...)
+			_, err := w.log.Append(ctx, group(2, 1, 600)...)
+			wantError(t, err, []error{wal.ErrFailed, syscall.ENOSPC}, wal.ErrNoSpace, wal.ErrOutcomeUnknown)
+			_, err = w.log.Append(ctx, group(3, 1, 0)...)
+			wantError(t, err, []error{wal.ErrFailed, syscall.ENOSPC}, wal.ErrNoSpace)
+		}
+	})
 }
 
 // F8: an error of close may be the only report of a lost write.
 func TestF8_failed_close_at_rotation(t *testing.T) {
-	w := start(t, "close *1.jsonl error EIO", wal.Options{})
-	mustAppend(t, w.log, group(1, 1, 600)...)
-	_, err := w.log.Append(ctx, group(2, 1, 600)...)
-	wantError(t, err, []error{wal.ErrFailed, syscall.EIO}, wal.ErrOutcomeUnknown)
-	wantEvents(t, w.log, 1)
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, "close *1.jsonl error EIO", wal.Options{})
+		mustAppend(t, w.log, group(1, 1, 600)...)
+		_, err := w.log.Append(ctx, group(2, 1, 600)...)
+		wantError(t, err, []error{wal.ErrFailed, syscall.EIO}, wal.ErrOutcomeUnknown)
+		wantEvents(t, w.log, 1)
+	})
 }
 
 // F10: no room is a no for this call alone, wherever the write stopped; what it left is taken back, and what comes next
 // goes to a new segment.
 func TestF10_no_space(t *testing.T) {
-	for _, errno := range []string{"ENOSPC", "EDQUOT", "EFBIG"} {
-		for short := 0; short < 500; short += 37 {
-			w := start(t, fmt.Sprintf("write *.jsonl #3 short %d %s", short, errno), wal.Options{SegmentBytes: 8192})
-			w.append(1, 0)
-			w.append(2, 0)
-			_, err := w.log.Append(ctx, group(9, 3, 0)...)
-			var full *wal.NoSpaceError
-			if !errors.As(err, &full) || full.Need < 500 || !strings.HasSuffix(full.Path, "1.jsonl") {
-				t.Fatalf("%#v", err)
-			}
-			wantError(t, err, []error{wal.ErrNoSpace}, wal.ErrFailed, wal.ErrOutcomeUnknown)
-			wantEvents(t, w.log, 3)
-			w.append(2, 0)
-			if n := w.told[2].first; n != 4 {
-				t.Errorf("the next append got seq %d", n)
-			}
-			if !strings.Contains(w.base.String(), "log/00000000000000000004.jsonl ") {
-				t.Errorf("went on behind what was taken back:\n%s", w.base)
-			}
-			for _, p := range crashes(2) {
-				if err := w.check(w.base.Crash(p), p, new(seen)); err != nil {
-					t.Fatalf("%s after %d bytes, policy %v: %v", errno, short, p, err)
+	synctest.Test(t, func(t *testing.T) {
+		for _, errno := range []string{"ENOSPC", "EDQUOT", "EFBIG"} {
+			for short := 0; short < 500; short += 37 {
+				w := start(t, fmt.Sprintf("write *.jsonl #3 short %d %s", short, errno), wal.Options{SegmentBytes: 8192})
+				w.append(1, 0)
+				w.append(2, 0)
+				_, err := w.log.Append(ctx, group(9, 3, 0)...)
+				var full *wal.NoSpaceError
+				if !errors.As(err, &full) || full.Need < 500 || !strings.HasSuffix(full.Path, "1.jsonl") {
+					t.Fatalf("%#v", err)
+				}
+				wantError(t, err, []error{wal.ErrNoSpace}, wal.ErrFailed, wal.ErrOutcomeUnknown)
+				wantEvents(t, w.log, 3)
+				w.append(2, 0)
+				if n := w.told[2].first; n != 4 {
+					t.Errorf("the next append got seq %d", n)
+				}
+				if !strings.Contains(w.base.String(), "log/00000000000000000004.jsonl ") {
+					t.Errorf("went on behind what was taken back:\n%s", w.base)
+				}
+				for _, p := range crashes(2) {
+					if err := w.check(w.base.Crash(p), p, new(seen)); err != nil {
+						t.Fatalf("%s after %d bytes, policy %v: %v", errno, short, p, err)
+					}
 				}
 			}
 		}
-	}
+	})
 }
 
 // F10: what cannot be taken back is a failure for good.
 func TestF10_take_back_fails(t *testing.T) {
-	for _, second := range []string{"truncate *.jsonl error EIO", "sync *.jsonl #3 error EIO"} {
-		w := start(t, "write *.jsonl #3 short 100 ENOSPC; "+second, wal.Options{SegmentBytes: 8192})
-		w.append(1, 0)
-		w.append(2, 0)
-		_, err := w.log.Append(ctx, group(3, 3, 0)...)
-		wantError(t, err, []error{wal.ErrFailed, wal.ErrOutcomeUnknown, syscall.EIO})
-		_, err = w.log.Append(ctx, group(4, 1, 0)...)
-		wantError(t, err, []error{wal.ErrFailed, syscall.EIO}, wal.ErrOutcomeUnknown)
-		wantEvents(t, w.log, 3)
-		wantError(t, w.log.Close(), []error{wal.ErrFailed})
-		wantEvents(t, w.again(), 3)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		for _, second := range []string{"truncate *.jsonl error EIO", "sync *.jsonl #3 error EIO"} {
+			w := start(t, "write *.jsonl #3 short 100 ENOSPC; "+second, wal.Options{SegmentBytes: 8192})
+			w.append(1, 0)
+			w.append(2, 0)
+			_, err := w.log.Append(ctx, group(3, 3, 0)...)
+			wantError(t, err, []error{wal.ErrFailed, wal.ErrOutcomeUnknown, syscall.EIO})
+			_, err = w.log.Append(ctx, group(4, 1, 0)...)
+			wantError(t, err, []error{wal.ErrFailed, syscall.EIO}, wal.ErrOutcomeUnknown)
+			wantEvents(t, w.log, 3)
+			wantError(t, w.log.Close(), []error{wal.ErrFailed})
+			wantEvents(t, w.again(), 3)
+		}
+	})
 }
 
 // F10: a disk that is full when the log is to rotate, or to close, and for as long as it stays full.
 func TestF10_full_disk_stays_open(t *testing.T) {
-	for room := int64(0); room < 1200; room += 100 {
-		w := start(t, "", wal.Options{})
-		w.append(1, 300)
-		w.fs.SetDisk(700 + room)
-		for range 6 {
+	synctest.Test(t, func(t *testing.T) {
+		for room := int64(0); room < 1200; room += 100 {
+			w := start(t, "", wal.Options{})
+			w.append(1, 300)
+			w.fs.SetDisk(700 + room)
+			for range 6 {
+				w.append(1, 200)
+			}
+			full, err := collect(w.log, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.close() // without room for its mark
+			w.fs.SetDisk(-1)
+			w.open()
+			wantEvents(t, w.log, len(full))
 			w.append(1, 200)
+			w.close()
+			if err := w.check(w.base.Crash(crashfs.SyncedOnly), crashfs.SyncedOnly, new(seen)); err != nil {
+				t.Fatalf("room %d: %v", room, err)
+			}
 		}
-		full, err := collect(w.log, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.close() // without room for its mark
-		w.fs.SetDisk(-1)
-		w.open()
-		wantEvents(t, w.log, len(full))
-		w.append(1, 200)
-		w.close()
-		if err := w.check(w.base.Crash(crashfs.SyncedOnly), crashfs.SyncedOnly, new(seen)); err != nil {
-			t.Fatalf("room %d: %v", room, err)
-		}
-	}
+	})
 }
 
 // F27: no room at Open, for whatever it has to write: a typed error with the bytes that are lacking, no event or torn
@@ -252,34 +268,36 @@ func TestF27_no_space_at_open(t *testing.T) {
 	}
 	for name, disk := range disks {
 		t.Run(name, func(t *testing.T) {
-			failures := 0
-			for room := int64(0); ; room += 20 {
-				w := disk(t)
-				r := enter(t, w.base.Crash(crashfs.CutAt("log/00000000000000000001.jsonl", 1<<20)), "", w.opts)
-				r.told, r.torn = w.told, w.torn
-				r.fs.SetDisk(used(r.base) + room)
-				before := r.base.Fingerprint()
-				l, err := wal.Open("log", r.opts)
-				if err == nil {
-					if failures == 0 {
-						t.Error("there was always room")
+			synctest.Test(t, func(t *testing.T) {
+				failures := 0
+				for room := int64(0); ; room += 20 {
+					w := disk(t)
+					r := enter(t, w.base.Crash(crashfs.CutAt("log/00000000000000000001.jsonl", 1<<20)), "", w.opts)
+					r.told, r.torn = w.told, w.torn
+					r.fs.SetDisk(used(r.base) + room)
+					before := r.base.Fingerprint()
+					l, err := wal.Open("log", r.opts)
+					if err == nil {
+						if failures == 0 {
+							t.Error("there was always room")
+						}
+						mustClose(t, l)
+						return
 					}
-					mustClose(t, l)
-					return
+					failures++
+					var full *wal.NoSpaceError
+					if !errors.As(err, &full) || full.Need <= 0 || full.Path == "" {
+						t.Fatalf("room %d: %#v", room, err)
+					}
+					wantError(t, err, []error{wal.ErrNoSpace, syscall.ENOSPC}, wal.ErrCorrupt, wal.ErrFailed)
+					if name == "closed" && r.base.Fingerprint() != before {
+						t.Fatalf("room %d: something was changed", room)
+					}
+					if err := r.check(r.base.Crash(crashfs.SyncedOnly), crashfs.SyncedOnly, new(seen)); err != nil {
+						t.Fatalf("room %d: %v", room, err)
+					}
 				}
-				failures++
-				var full *wal.NoSpaceError
-				if !errors.As(err, &full) || full.Need <= 0 || full.Path == "" {
-					t.Fatalf("room %d: %#v", room, err)
-				}
-				wantError(t, err, []error{wal.ErrNoSpace, syscall.ENOSPC}, wal.ErrCorrupt, wal.ErrFailed)
-				if name == "closed" && r.base.Fingerprint() != before {
-					t.Fatalf("room %d: something was changed", room)
-				}
-				if err := r.check(r.base.Crash(crashfs.SyncedOnly), crashfs.SyncedOnly, new(seen)); err != nil {
-					t.Fatalf("room %d: %v", room, err)
-				}
-			}
+			})
 		})
 	}
 }
@@ -298,110 +316,116 @@ func used(disk *crashfs.FS) (bytes int64) {
 
 // F11: writes that take less than they are given are nobody's business.
 func TestF11_short_writes(t *testing.T) {
-	w := start(t, "write * short 7", wal.Options{})
-	for range 5 {
-		w.append(2, 100)
-	}
-	w.close()
-	w.open()
-	w.append(1, 0)
-	w.close()
-	if err := w.check(w.base.Crash(crashfs.SyncedOnly), crashfs.SyncedOnly, new(seen)); err != nil {
-		t.Fatal(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, "write * short 7", wal.Options{})
+		for range 5 {
+			w.append(2, 100)
+		}
+		w.close()
+		w.open()
+		w.append(1, 0)
+		w.close()
+		if err := w.check(w.base.Crash(crashfs.SyncedOnly), crashfs.SyncedOnly, new(seen)); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // F12: a file system that takes no writes is named to a writer, and is good enough for a reader.
 func TestF12_no_permission(t *testing.T) {
-	for _, c := range []struct {
-		errno string
-		is    error
-	}{{"EROFS", syscall.EROFS}, {"EACCES", fs.ErrPermission}, {"EPERM", fs.ErrPermission}} {
-		deny := ""
-		for _, kind := range []string{"create", "write", "truncate", "preallocate", "mkdir", "rename", "remove"} {
-			deny += fmt.Sprintf("%s * error %s;", kind, c.errno)
-		}
-		for _, lock := range []string{"", "lock * error " + c.errno} {
-			w := start(t, "", wal.Options{})
-			w.append(2, 0)
-			w.append(1, 1000)
-			w.fs.Stop()
-			disk := w.base.Crash(crashfs.Everything)
-			before := disk.Fingerprint()
-			w = enter(t, disk, deny+lock, wal.Options{})
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			errno string
+			is    error
+		}{{"EROFS", syscall.EROFS}, {"EACCES", fs.ErrPermission}, {"EPERM", fs.ErrPermission}} {
+			deny := ""
+			for _, kind := range []string{"create", "write", "truncate", "preallocate", "mkdir", "rename", "remove"} {
+				deny += fmt.Sprintf("%s * error %s;", kind, c.errno)
+			}
+			for _, lock := range []string{"", "lock * error " + c.errno} {
+				w := start(t, "", wal.Options{})
+				w.append(2, 0)
+				w.append(1, 1000)
+				w.fs.Stop()
+				disk := w.base.Crash(crashfs.Everything)
+				before := disk.Fingerprint()
+				w = enter(t, disk, deny+lock, wal.Options{})
+				_, err := wal.Open("log", w.opts)
+				wantError(t, err, []error{c.is}, wal.ErrCorrupt, wal.ErrFailed)
+				if err == nil || !strings.Contains(err.Error(), "log") {
+					t.Errorf("%v names no path", err)
+				}
+				w.opts.ReadOnly = true
+				l, err := wal.Open("log", w.opts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n := l.LastSeq(); n < 2 {
+					t.Errorf("%s: the reader sees %d", c.errno, n)
+				}
+				mustClose(t, l)
+				if disk.Fingerprint() != before {
+					t.Error("changed")
+				}
+			}
+			w := enter(t, crashfs.New(), deny, wal.Options{})
 			_, err := wal.Open("log", w.opts)
-			wantError(t, err, []error{c.is}, wal.ErrCorrupt, wal.ErrFailed)
+			wantError(t, err, []error{c.is})
 			if err == nil || !strings.Contains(err.Error(), "log") {
 				t.Errorf("%v names no path", err)
 			}
-			w.opts.ReadOnly = true
-			l, err := wal.Open("log", w.opts)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n := l.LastSeq(); n < 2 {
-				t.Errorf("%s: the reader sees %d", c.errno, n)
-			}
-			mustClose(t, l)
-			if disk.Fingerprint() != before {
-				t.Error("changed")
-			}
 		}
-		w := enter(t, crashfs.New(), deny, wal.Options{})
-		_, err := wal.Open("log", w.opts)
-		wantError(t, err, []error{c.is})
-		if err == nil || !strings.Contains(err.Error(), "log") {
-			t.Errorf("%v names no path", err)
-		}
-	}
+	})
 }
 
 // A read that fails is no damage: the error is the file system's, nothing is changed, and the next try works.
 func TestF8_read_error_is_not_corruption(t *testing.T) {
-	disk := workloads[9-1].enter(t, 0).base // torn
-	before := disk.Fingerprint()
-	try := func(fsys wal.FS) error {
-		if _, err := wal.VerifyFS(fsys, "log"); err != nil {
-			return err
-		}
-		r, err := wal.Open("log", wal.Options{FS: fsys, ReadOnly: true})
-		if err != nil {
-			return err
-		}
-		defer r.Close()
-		if _, err := collect(r, 1); err != nil {
-			return err
-		}
-		if _, err := r.At(1); err != nil {
-			return err
-		}
-		_, err = r.Tail(1)
-		return err
-	}
-	for _, kind := range []string{"read", "open", "size", "readdir"} {
-		for nth := 1; ; nth++ {
-			err := try(crashfs.Inject(disk, crashfs.MustSchedule(fmt.Sprintf("%s * #%d error EIO", kind, nth))))
-			if err == nil {
-				break
+	synctest.Test(t, func(t *testing.T) {
+		disk := workloads[9-1].enter(t, 0).base // torn
+		before := disk.Fingerprint()
+		try := func(fsys wal.FS) error {
+			if _, err := wal.VerifyFS(fsys, "log"); err != nil {
+				return err
 			}
-			wantError(t, err, []error{syscall.EIO}, wal.ErrCorrupt)
-			if disk.Fingerprint() != before {
-				t.Fatal("changed")
+			r, err := wal.Open("log", wal.Options{FS: fsys, ReadOnly: true})
+			if err != nil {
+				return err
 			}
+			defer r.Close()
+			if _, err := collect(r, 1); err != nil {
+				return err
+			}
+			if _, err := r.At(1); err != nil {
+				return err
+			}
+			_, err = r.Tail(1)
+			return err
 		}
-		for nth := 1; ; nth++ {
-			disk := disk.Crash(crashfs.Everything)
-			l, err := wal.Open("log", wal.Options{FS: crashfs.Inject(disk, crashfs.MustSchedule(fmt.Sprintf("%s * #%d error EIO", kind, nth)))})
-			if err == nil {
+		for _, kind := range []string{"read", "open", "size", "readdir"} {
+			for nth := 1; ; nth++ {
+				err := try(crashfs.Inject(disk, crashfs.MustSchedule(fmt.Sprintf("%s * #%d error EIO", kind, nth))))
+				if err == nil {
+					break
+				}
+				wantError(t, err, []error{syscall.EIO}, wal.ErrCorrupt)
+				if disk.Fingerprint() != before {
+					t.Fatal("changed")
+				}
+			}
+			for nth := 1; ; nth++ {
+				disk := disk.Crash(crashfs.Everything)
+				l, err := wal.Open("log", wal.Options{FS: crashfs.Inject(disk, crashfs.MustSchedule(fmt.Sprintf("%s * #%d error EIO", kind, nth)))})
+				if err == nil {
+					mustClose(t, l)
+					break
+				}
+				wantError(t, err, []error{syscall.EIO}, wal.ErrCorrupt)
+				l = mustOpen(t, wal.Options{FS: disk})
+				wantEvents(t, l, 2)
 				mustClose(t, l)
-				break
 			}
-			wantError(t, err, []error{syscall.EIO}, wal.ErrCorrupt)
-			l = mustOpen(t, wal.Options{FS: disk})
-			wantEvents(t, l, 2)
-			mustClose(t, l)
 		}
-	}
+	})
 }
 
 // Every operation of every workload fails once, in every way, and the caller goes on as well as he can: opens again when

@@ -17,7 +17,7 @@ import (
 
 // remains is what there is to save of a damaged log, by someone who knows what it was before.
 type remains struct {
-	intact  map[uint64]bool // events whose lines stand as they were written, in a segment whose salt can be had
+	intact  map[uint64]bool // events whose lines stand as they were written
 	durable uint64          // the highest witness
 }
 
@@ -29,25 +29,18 @@ func remainsOf(img, damaged image) remains {
 			continue
 		}
 		var seqs []uint64
-		lines, votes := 0, 0
-		_, _, headed := jHeader(damaged[name])
 		for _, l := range jLines(damaged[name], 0) {
 			rec, ok := jIntact(l.text, head.Salt)
-			if jEnd.Match(l.text) {
-				votes++
-			}
 			if !ok || !l.whole {
 				continue
 			}
-			lines++
 			r.durable = max(r.durable, rec.Durable)
 			if rec.Seq > 0 {
 				seqs = append(seqs, rec.Seq)
 			}
 		}
 		for _, seq := range seqs {
-			salt := bytes.Contains(damaged[name], []byte(`,"salt":"`+head.Salt+`",`))
-			r.intact[seq] = headed || lines > 1 && 2*lines > votes+1 || salt && votes < 3
+			r.intact[seq] = true
 		}
 	}
 	return r
@@ -92,7 +85,7 @@ func vouched(img, damaged image, seq uint64) bool {
 	for line := range bytes.Lines(damaged[name]) {
 		switch {
 		case !bytes.HasSuffix(line, []byte("}\n")):
-		case bytes.Contains(img[name], line):
+		case bytes.Contains(img[name], append([]byte("\n"), line...)):
 			own++
 		default:
 			foreign++
@@ -146,8 +139,8 @@ func salvaged(img, damaged image, events []wal.Event) error {
 	if report.Lost < lost || lost > 0 && report.Damages == 0 {
 		return fmt.Errorf("%d lost in the copy, the report tells of %d and %d damages", lost, report.Lost, report.Damages)
 	}
-	_, _, headed := jHeader(damaged[img.names()[0]])
-	if headed && len(events) > 0 && rest.durable > 0 && l.FirstSeq() > events[0].Seq {
+	head, _, headed := jHeader(damaged[img.names()[0]])
+	if headed && len(events) > 0 && rest.durable > 0 && l.FirstSeq() > events[0].Seq && head.First == events[0].Seq {
 		return fmt.Errorf("the copy starts at %d: what came before it is not even marked as lost", l.FirstSeq())
 	}
 	return nil

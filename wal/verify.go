@@ -70,6 +70,8 @@ type checker struct {
 	started time.Time
 	want    uint64 // the seq expected next
 	durable uint64 // the highest witness met
+	// headless are the segments that lost their header: Open refuses them, so no tail of theirs passes for a torn one.
+	headless map[string]bool
 }
 
 // found is an intact event's line, the checksum left out.
@@ -148,6 +150,10 @@ func (c *checker) headers(dir string, names []string) (survey, error) {
 			if !ok {
 				continue
 			}
+			if c.headless == nil {
+				c.headless = make(map[string]bool)
+			}
+			c.headless[seg.path] = true
 			s.segments = append(s.segments, seg)
 		case errors.Is(err, errNoHeader):
 			c.damage(&CorruptError{Path: seg.path, Seq: seg.first, Reason: err.Error()})
@@ -207,7 +213,7 @@ func (c *checker) segment(seg segment, end uint64, take func(found) error) error
 	}
 	c.report.Epoch = max(c.report.Epoch, t.epoch)
 	t.durable = max(t.durable, c.durable, end-min(end, 1))
-	if end == 0 && t.verdict(seg.path) == nil {
+	if end == 0 && t.verdict(seg.path) == nil && !c.headless[seg.path] {
 		c.report.Clean = t.closed
 		if torn, ok := t.torn(seg.path); ok {
 			c.report.Torn = append(c.report.Torn, torn)

@@ -9,8 +9,8 @@ import (
 // if nothing had happened, handles and locks with it, and shares nothing with the new: Crash is a picture, and any
 // number may be taken of one instant. To end the old world too, see Faulty.Stop.
 //
-// What the new file system holds is all on stable storage, nothing is open and no lock is held. After [Everything] alone,
-// which is the death of the process and not of the machine, what was not synced is still not.
+// What the new file system holds is all on stable storage, nothing is open and no lock is held. After [Everything]
+// alone, which is the death of the process and not of the machine, what was not synced is still not.
 func (f *FS) Crash(p Policy) *FS {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
@@ -111,8 +111,8 @@ func (c change) resize(size int64, d dice) int64 {
 	}
 }
 
-// haunt fills sectors that no write reached with what they held before they belonged to this file, where the size covers
-// them: those that a write meant to reach, and the rest of the sector in which the file ended.
+// haunt fills sectors that no write reached with what they held before they belonged to this file, where the size
+// covers them: those that a write meant to reach, and the rest of the sector in which the file ended.
 func (n *node) haunt(img *content, size int64, written map[int64]bool, d dice, free []stale) {
 	last := n.base.size / SectorSize
 	if n.ghost != nil && !written[last] && size > n.base.size && d.stale(1) > 0 {
@@ -173,7 +173,8 @@ func (f *FS) buildLocked(t *tree, images map[*node]content) *FS {
 	return after
 }
 
-// ghostAfter is what may lie behind the new end of a file, in its last sector: bytes that landed while the size did not.
+// ghostAfter is what may lie behind the new end of a file, in its last sector: bytes that landed while the size did
+// not.
 func (n *node) ghostAfter(img *content) []byte {
 	behind := make([]byte, roundUp(img.size)-img.size)
 	n.cur.read(behind, img.size)
@@ -231,8 +232,8 @@ func (c copier) node(n *node) *node {
 	if n == nil || c.nodes[n] != nil {
 		return c.nodes[n]
 	}
-	to := &node{id: n.id, perm: n.perm, path: n.path, cur: n.cur.clone(), base: n.base.clone(), pending: slices.Clone(n.pending),
-		ghost: n.ghost}
+	to := &node{id: n.id, perm: n.perm, path: n.path, cur: n.cur.clone(), base: n.base.clone(),
+		pending: slices.Clone(n.pending), ghost: n.ghost}
 	c.nodes[n] = to
 	to.made = c.op(n.made)
 	if n.isDir() {

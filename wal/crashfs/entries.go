@@ -37,9 +37,9 @@ func (o *entryOp) apply(entries func(dir *node) map[string]*node) {
 	}
 }
 
-// addLocked notes a change that everyone sees and no disk has. It makes no sense without the last one of the same name, and
-// so without any before that; nor, if it removes a directory, without those that emptied it. Directories are moved in
-// order, or two moves could make a circle.
+// addLocked notes a change that everyone sees and no disk has. It makes no sense without the last one of the same
+// name, and so without any before that; nor, if it removes a directory, without those that emptied it. Directories
+// are moved in order, or two moves could make a circle.
 func (f *FS) addLocked(op *entryOp) {
 	var first, second, moved bool
 	for _, before := range slices.Backward(f.ops) {

@@ -18,8 +18,8 @@ var _ wal.FS = (*Faulty)(nil)
 
 // Faulty is a file system in which operations go wrong as a [Schedule] says. It is safe for concurrent use.
 //
-// Operations that change the disk are numbered from 1 as they begin; see Kind.Changes. Ops lists them under their number
-// less one, so "crash 17" is the crash before Ops()[16] does anything.
+// Operations that change the disk are numbered from 1 as they begin; see Kind.Changes. Ops lists them under their
+// number less one, so "crash 17" is the crash before Ops()[16] does anything.
 type Faulty struct {
 	base   wal.FS
 	record recorder

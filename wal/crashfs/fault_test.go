@@ -41,7 +41,7 @@ func TestErrorOfEveryKind(t *testing.T) {
 			pattern string
 			do      func(faulty wal.FS) error
 		}{
-			{crashfs.OpCreate, "new", func(x wal.FS) error { return second(x.OpenFile(at("new"), os.O_CREATE|os.O_RDWR, 0o644)) }},
+			{crashfs.OpCreate, "new", func(x wal.FS) error { return second(x.OpenFile(at("new"), os.O_CREATE, 0o644)) }},
 			{crashfs.OpOpen, "f", func(x wal.FS) error { return second(x.OpenFile(at("f"), os.O_RDWR, 0)) }},
 			{crashfs.OpMkdir, "d", func(x wal.FS) error { return x.Mkdir(at("d"), 0o755) }},
 			{crashfs.OpRename, "f", func(x wal.FS) error { return x.Rename(at("f"), at("g")) }},
@@ -104,7 +104,8 @@ func TestWhichOperationsAFaultFallsOn(t *testing.T) {
 func TestShortWrites(t *testing.T) {
 	bothDisks(t, func(t *testing.T, base wal.FS, dir string) {
 		name := filepath.Join(dir, "f")
-		h := hand{t, crashfs.Inject(base, crashfs.MustSchedule("write f #1 short 2; write f #2 short 3 ENOSPC; write * #3 short 99"))}
+		schedule := crashfs.MustSchedule("write f #1 short 2; write f #2 short 3 ENOSPC; write * #3 short 99")
+		h := hand{t, crashfs.Inject(base, schedule)}
 		f := h.open(name, os.O_RDWR|os.O_CREATE)
 		n, err := f.WriteAt([]byte("abcdef"), 0)
 		assert.Equal(t, 2, n)

@@ -65,8 +65,8 @@ func (l freeList) held(t *tree) string {
 	return string(held)
 }
 
-// pick returns one of so many free sectors, from 1, for a place in a file. The first is the newest that stood at the same
-// place of its file: that is what looks most like the truth.
+// pick returns one of so many free sectors, from 1, for a place in a file. The first is the newest that stood at the
+// same place of its file: that is what looks most like the truth.
 func pick(free []stale, i int, at int64) []byte {
 	if i == 1 {
 		for _, s := range slices.Backward(free) {

@@ -240,8 +240,8 @@ func (f *FS) removeLocked(name string) error {
 	return nil
 }
 
-// SyncDir puts the entries of a directory on stable storage. It does so for those entries alone: not for the directory's
-// own entry in its parent, and not for a byte of any file.
+// SyncDir puts the entries of a directory on stable storage. It does so for those entries alone: not for the
+// directory's own entry in its parent, and not for a byte of any file.
 func (f *FS) SyncDir(name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// A Policy chooses one of the states that a crash may leave. It prints, and [ParsePolicy] reads what it printed, so that
-// a failing test can name the crash it saw. The zero value is SyncedOnly.
+// A Policy chooses one of the states that a crash may leave. It prints, and [ParsePolicy] reads what it printed, so
+// that a failing test can name the crash it saw. The zero value is SyncedOnly.
 type Policy struct {
 	kind policyKind
 	name string
@@ -53,8 +53,8 @@ func Sectors(seed uint64) Policy { return Policy{kind: sectors, n: int64(seed)} 
 // Pages: directory entries and sizes landed, and some pages of the data.
 func Pages(seed uint64) Policy { return Policy{kind: pages, n: int64(seed)} }
 
-// Stale: directory entries and sizes landed, and some sectors of the data; the others show what was in the blocks before
-// they were free, where there is any such thing.
+// Stale: directory entries and sizes landed, and some sectors of the data; the others show what was in the blocks
+// before they were free, where there is any such thing.
 func Stale(seed uint64) Policy { return Policy{kind: staleBlocks, n: int64(seed)} }
 
 // Entries: all data landed, and some of the changes of directories.

@@ -19,9 +19,9 @@ import (
 //	disk 1048576                     the disk has room for so many bytes
 //	crash 17                         operation 17 and all after it fail with ErrCrashed
 //
-// One fault stands on a line, or between semicolons. The pattern is path.Match's, for the last element of the path; of a
-// rename, either path. Each fault counts the operations that it fits by itself. Of several that fall on one operation,
-// the first in the schedule happens.
+// One fault stands on a line, or between semicolons. The pattern is path.Match's, for the last element of the path;
+// of a rename, either path. Each fault counts the operations that it fits by itself. Of several that fall on one
+// operation, the first in the schedule happens.
 type Schedule []Fault
 
 // A Fault is one line of a schedule.

@@ -33,6 +33,7 @@ func TestScheduleText(t *testing.T) {
 	}, s)
 	assert.Equal(t, "sync *.jsonl #3 error EIO lie; write * #2 short 17; write a.jsonl short 0 ENOSPC; "+
 		"rename *.tmp #1+ error EROFS; read * flip 37; any LOCK #1 freeze; disk 0; crash 12", s.String())
+	assert.Equal(t, s, crashfs.Inject(crashfs.New(), s).Schedule())
 	empty, err := crashfs.ParseSchedule(" \n;; \n")
 	require.NoError(t, err)
 	assert.Empty(t, empty)
@@ -41,7 +42,8 @@ func TestScheduleText(t *testing.T) {
 
 func TestSchedulesThatAreNone(t *testing.T) {
 	for _, text := range []string{
-		"sync", "sync *", "sync * #1", "sync * error", "sync * error EWHAT", "sync * error EIO lie lie", "sync * error EIO more",
+		"sync", "sync *", "sync * #1", "sync * error", "sync * error EWHAT", "sync * error EIO lie lie",
+		"sync * error EIO more",
 		"sync * #0 error EIO", "sync * #-1 error EIO", "sync * #x error EIO", "sync * # error EIO", "sync * #+ error EIO",
 		"sync [ error EIO", "sink * error EIO", "sync * explode", "sync * freeze EIO", "sync * freeze lie",
 		"write * short", "write * short x", "write * short -1", "write * short 1 EWHAT", "write * short 99999999999999999999",
@@ -137,7 +139,8 @@ func TestPolicyRoundTrip(t *testing.T) {
 			}
 		}
 	})
-	for _, text := range []string{"", "what", "synced 1", "seed", "seed x", "seed -1", "seed 01", "cut", "cut f", "cut f x", "Seed 1"} {
+	for _, text := range []string{"", "what", "synced 1", "seed", "seed x", "seed -1", "seed 01", "cut", "cut f", "cut f x",
+		"Seed 1"} {
 		_, err := crashfs.ParsePolicy(text)
 		assert.Error(t, err, text)
 	}
