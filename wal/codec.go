@@ -35,7 +35,7 @@ func seal(buf []byte, from int, seed uint32) []byte {
 	return append(buf, "\"}\n"...)
 }
 
-// open returns the part of a line (without its newline) that the checksum covers, if the checksum is right. The end is
+// unseal returns the part of a line (without its newline) that the checksum covers, if the checksum is right. The end is
 // compared as bytes: a parse that took "9F3A01BC" for "9f3a01bc" would let bit flips through.
 func unseal(line []byte, seed uint32) (body []byte, ok bool) {
 	at := len(line) - crcLength
@@ -617,6 +617,8 @@ func checkNames(e *Event) error {
 	switch {
 	case e.Type == "":
 		return invalid("Type", "empty")
+	case e.Type == EventLost:
+		return invalid("Type", "%s is Salvage's alone", EventLost)
 	case e.JobID == "" && isJobEvent(e.Type):
 		return invalid("JobID", "empty; %s is about a job", e.Type)
 	case e.JobID == "" && e.Prev != 0:

@@ -48,10 +48,9 @@ func (l *Log) prepare(events []Event) (*request, error) {
 		return nil, &TooLargeError{What: "append: number of events", Size: int64(len(events)), Limit: maxGroup}
 	}
 	r := &request{events: make([]Event, len(events)), ends: make([]int, len(events)), signal: make(chan bool, 1)}
-	last := l.LastSeq()
 	var scan jsonScanner
 	for i := range events {
-		if err := l.prepareOne(r, i, events[i], last, &scan); err != nil {
+		if err := l.prepareOne(r, i, events[i], &scan); err != nil {
 			return nil, inGroup(err, i, len(events))
 		}
 	}
@@ -59,19 +58,23 @@ func (l *Log) prepare(events []Event) (*request, error) {
 		return nil, &TooLargeError{What: "append", Size: r.size(), Limit: MaxLineBytes}
 	}
 	r.link()
-	return r, nil
+	return r, r.checkPrev(l.LastSeq())
 }
 
-func (l *Log) prepareOne(r *request, i int, given Event, last uint64, scan *jsonScanner) error {
-	if size := len(given.Args) + len(given.Output) + len(given.Error); size > l.opts.MaxEventBytes {
-		return &TooLargeError{What: "event", Size: int64(size), Limit: int64(l.opts.MaxEventBytes)}
+// checkPrev refuses a Prev that the log has not reached. Those within the group are set by Append, whatever was given.
+func (r *request) checkPrev(last uint64) error {
+	for i, e := range r.events {
+		if r.links[i] < 0 && e.Prev > last {
+			return inGroup(invalid("Prev", "%d; the log ends at seq %d", e.Prev, last), i, len(r.events))
+		}
 	}
+	return nil
+}
+
+func (l *Log) prepareOne(r *request, i int, given Event, scan *jsonScanner) error {
 	e, err := checkEvent(scan, given, l.opts.Now)
 	if err != nil {
 		return err
-	}
-	if given.Prev > last {
-		return invalid("Prev", "%d; the log ends at seq %d", given.Prev, last)
 	}
 	before := len(r.bodies)
 	r.bodies = appendBody(r.bodies, &e)

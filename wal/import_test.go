@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -291,4 +293,39 @@ func TestF20_import_of_a_gigabyte_line(t *testing.T) {
 		require.Len(t, got.events, 1+min(len(end), 1), name)
 		require.Less(t, during.TotalAlloc-before.TotalAlloc, uint64(6*MaxLineBytes), "in all, growing included")
 	}
+}
+
+// What was found: the events of one group were refused for the Prev that Import had given them, and that Append sets.
+func TestImport_appends_in_groups(t *testing.T) {
+	f, err := os.Open("testdata/import/ordinary.jsonl")
+	require.NoError(t, err)
+	defer f.Close()
+	var events []Event
+	for e, err := range Import(f) {
+		require.NoError(t, err)
+		events = append(events, e)
+	}
+	l, err := Open(t.TempDir(), Options{})
+	require.NoError(t, err)
+	for group := range slices.Chunk(events, 100) {
+		_, err := l.Append(context.Background(), group...)
+		require.NoError(t, err)
+	}
+	for e, err := range l.Events(1) {
+		require.NoError(t, err)
+		require.Equal(t, events[e.Seq-1].Prev, e.Prev)
+	}
+	require.NoError(t, l.Close())
+}
+
+// What was found: an event that is small as it stands in the log was refused for the white space that it came with.
+func TestAppend_measures_what_stands_in_the_log(t *testing.T) {
+	l, err := Open(t.TempDir(), Options{MaxEventBytes: 1 << 10})
+	require.NoError(t, err)
+	padded := append(bytes.Repeat([]byte(" "), 1<<12), '1')
+	_, err = l.Append(context.Background(), Event{Type: JobSubmitted, JobID: "a", Args: padded})
+	require.NoError(t, err)
+	_, err = l.Append(context.Background(), Event{Type: EventLost})
+	require.ErrorIs(t, err, ErrInvalid)
+	require.NoError(t, l.Close())
 }

@@ -24,7 +24,7 @@ type jsonScanner struct {
 
 type span struct{ from, to int }
 
-// checkJSON reports whether src is one strict JSON value, and whether it is free of white space between its tokens.
+// check reports whether src is one strict JSON value, and whether it is free of white space between its tokens.
 func (s *jsonScanner) check(src []byte) (compact bool, err error) {
 	s.src, s.spaced, s.names = src, false, s.names[:0]
 	i, err := s.value(s.space(0), 1)

@@ -174,7 +174,7 @@ func (l *Log) repair(s *survey, t tail) error {
 		l.report.LogID, l.report.Epoch, opened.Epoch, l.floor = l.id, 1, 1, 1
 		return l.addSegment(opened)
 	}
-	if t.closed && t.damage == nil && s.blank == nil {
+	if t.closed && t.damage == nil && s.blank == nil && t.end < l.opts.SegmentBytes {
 		return l.goOn(t, opened)
 	}
 	if err := l.seal(t); err != nil {

@@ -101,7 +101,7 @@ var refused = []struct {
 	{"two values as args", "Args", "something follows", with(func(e *Event) { e.Args = json.RawMessage("1\n2") })},
 	{"output that is no JSON", "Output", "not strict JSON", with(func(e *Event) { e.Output = json.RawMessage(`nul`) })},
 	{"output of bad UTF-8", "Output", "UTF-8", with(func(e *Event) { e.Output = json.RawMessage("\"\xff\"") })},
-	{"a prev that is not there yet", "Prev", "3; the log ends at seq 2", with(func(e *Event) { e.Prev = 3 })},
+	{"a prev that is not there yet", "Prev", "3; the log ends at seq 2", with(func(e *Event) { e.Prev, e.JobID = 3, "another" })},
 	{"a prev without a job", "Prev", "without a job", Event{Type: "note", Prev: 1}},
 	{"an event read with a problem", "Problem", "must not be written again", with(func(e *Event) { e.Problem = "x" })},
 }
