@@ -48,6 +48,7 @@ func (l *Log) prepare(events []Event) (*request, error) {
 		return nil, &TooLargeError{What: "append: number of events", Size: int64(len(events)), Limit: maxGroup}
 	}
 	r := &request{events: make([]Event, len(events)), ends: make([]int, len(events)), signal: make(chan bool, 1)}
+	r.bodies = make([]byte, 0, roomFor(events))
 	var scan jsonScanner
 	for i := range events {
 		if err := l.prepareOne(r, i, events[i], &scan); err != nil {
@@ -59,6 +60,16 @@ func (l *Log) prepare(events []Event) (*request, error) {
 	}
 	r.link()
 	return r, r.checkPrev(l.LastSeq())
+}
+
+// roomFor is about what the events' bodies take, so that the buffer grows once at most. What is far too large is refused
+// before it is all encoded.
+func roomFor(events []Event) (size int) {
+	for i := range events {
+		e := &events[i]
+		size += 128 + len(e.JobID) + len(e.Capability) + len(e.Args) + len(e.Output) + len(e.Error)
+	}
+	return min(size, maxBatch)
 }
 
 // checkPrev refuses a Prev that the log has not reached. Those within the group are set by Append, whatever was given.
