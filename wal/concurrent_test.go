@@ -3,6 +3,7 @@ package wal_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -139,7 +140,7 @@ func TestW6_nothing_before_durable(t *testing.T) {
 
 // Followers that begin anywhere see every event once, in order, whatever is rotated meanwhile; the slow ones from disk.
 func TestFollow_no_gap_no_duplicate(t *testing.T) {
-	const total, followers = 600, 12
+	total, followers := thin(600, 200), 12
 	l := mustOpen(t, wal.Options{FS: crashfs.New(), SegmentBytes: 64 << 10})
 	var wg sync.WaitGroup
 	for f := range followers {
@@ -158,7 +159,7 @@ func TestFollow_no_gap_no_duplicate(t *testing.T) {
 				if len(e.Args) > 0 {
 					e.Args[0] = '!' // it is the caller's own
 				}
-				if next++; e.Seq == total {
+				if next++; e.Seq == uint64(total) {
 					return
 				}
 				for range f * 10 {
@@ -167,9 +168,9 @@ func TestFollow_no_gap_no_duplicate(t *testing.T) {
 			}
 		})
 	}
-	for i := 0; l.LastSeq() < total; i++ {
+	for i := 0; l.LastSeq() < uint64(total); i++ {
 		// 40 KiB each, so that those who fall behind find their events no longer in memory
-		mustAppend(t, l, group(i, min(1+i%5, int(total-l.LastSeq())), 40<<10)...)
+		mustAppend(t, l, group(i, min(1+i%5, total-int(l.LastSeq())), 40<<10)...)
 	}
 	wg.Wait()
 	for e, err := range l.Events(0) {
@@ -282,13 +283,18 @@ func TestF26_close_ends_followers(t *testing.T) {
 	})
 }
 
+// huge is an event of some size that costs little to check.
+func huge(job, size int) wal.Event {
+	return wal.Event{Type: wal.JobFailed, JobID: fmt.Sprintf("job-%d", job), Error: strings.Repeat("x", size)}
+}
+
 // F26: a full queue is waited for no longer than the caller's context, and a caller that gave up has written nothing.
 func TestF26_cancel_while_waiting_for_the_queue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, "sync *.jsonl #1 freeze", wal.Options{})
 		var wg sync.WaitGroup
 		large := func(ctx context.Context, i int) (err error) {
-			_, err = w.log.Append(ctx, event(i, 0, 1, 6<<20))
+			_, err = w.log.Append(ctx, huge(i, 6<<20))
 			return err
 		}
 		for i := range 5 { // one in its sync, and the queue full behind it
@@ -323,9 +329,9 @@ func TestF26_a_large_append_does_not_starve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, "sync *.jsonl #1 freeze", wal.Options{})
 		var wg sync.WaitGroup
-		appendOne := func(ctx context.Context, i, padding int) {
+		appendOne := func(ctx context.Context, i, size int) {
 			wg.Go(func() {
-				if _, err := w.log.Append(ctx, event(i, 0, 1, padding)); err != nil {
+				if _, err := w.log.Append(ctx, huge(i, size)); err != nil {
 					t.Errorf("append %d: %v", i, err)
 				}
 			})
@@ -334,7 +340,7 @@ func TestF26_a_large_append_does_not_starve(t *testing.T) {
 		appendOne(ctx, 1, 0) // in its sync
 		appendOne(ctx, 2, 0) // in the queue
 		impatient, cancel := context.WithCancel(ctx)
-		appendOne(impatient, 3, 20<<20)
+		appendOne(impatient, 3, 16<<20)
 		cancel() // it is queued by now, and waits for its outcome
 		appendOne(ctx, 4, 0)
 		w.fs.Release()
@@ -466,7 +472,7 @@ func TestFairness(t *testing.T) {
 // All at once, under the race detector: appends, reads of every kind, drops, and a Close in the middle.
 func TestEverything_at_once(t *testing.T) {
 	before := runtime.NumGoroutine()
-	for range 10 {
+	for range thin(10, 4) {
 		disk := crashfs.New()
 		l := mustOpen(t, wal.Options{FS: disk, SegmentBytes: 4 << 10, Sync: []wal.Sync{wal.SyncAlways, wal.SyncNever, wal.SyncEvery(time.Millisecond)}[rand.IntN(3)]})
 		var acked atomic.Uint64

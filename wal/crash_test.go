@@ -449,10 +449,7 @@ func (k workload) enter(t testing.TB, crash int) *world {
 // Every operation of every workload is the last one before the power goes, in many ways; and then every operation of the
 // recovery after it. W1, W2, W3, W6, R2, R3; F1, F2, F7, F9, F10, F14.
 func TestCrash_everywhere(t *testing.T) {
-	seeds, twice := 8, 5
-	if raceEnabled || testing.Short() {
-		seeds, twice = 2, 0
-	}
+	seeds, twice := thin(8, 1), thin(5, 0)
 	var states atomic.Int64
 	t.Cleanup(func() { t.Logf("%d crash states", states.Load()) })
 	for _, k := range workloads {
@@ -466,7 +463,7 @@ func TestCrash_everywhere(t *testing.T) {
 					k.do(w)
 					w.fs.Stop()
 					for i, p := range crashes(seeds) {
-						if i%4 == crash%4 && i < twice || i == 1 {
+						if i%4 == crash%4 && i < twice || i == 1 && crash%thin(1, 4) == 0 {
 							states.Add(w.crashTwice(t, crash, p))
 						} else {
 							states.Add(w.crashOnce(t, crash, p, new(seen)))
@@ -573,10 +570,7 @@ func dropped(disk *crashfs.FS, r wal.Report) error {
 }
 
 func TestCrash(t *testing.T) {
-	bound := 400
-	if raceEnabled || testing.Short() {
-		bound = 40
-	}
+	bound := thin(400, 40)
 	for _, c := range crashPoints {
 		k := workloads[slices.IndexFunc(workloads, func(k workload) bool { return k.name == c.workload })]
 		t.Run(c.name, func(t *testing.T) {

@@ -457,11 +457,7 @@ func TestFault_everywhere(t *testing.T) {
 							k.do(w)
 							w.close()
 							runs.Add(1)
-							seeds := 2
-							if raceEnabled || testing.Short() {
-								seeds = 0
-							}
-							for _, p := range crashes(seeds) {
+							for _, p := range crashes(thin(2, 0)) {
 								if err := w.check(w.base.Crash(p), p, new(seen)); err != nil {
 									t.Fatalf("%s, policy %v: %v\n%v", schedule, p, err, w.fs.Ops())
 								}

@@ -123,11 +123,7 @@ func (p *process) finish(t *testing.T) {
 func TestSIGKILL(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "deeper", "log")
 	acked := make(map[uint64]string) // by first seq
-	rounds := 12
-	if raceEnabled || testing.Short() {
-		rounds = 5
-	}
-	for round := range rounds {
+	for round := range thin(12, 5) {
 		p := startChild(t, "append", dir)
 		for range rand.IntN(150) {
 			if !p.lines.Scan() {

@@ -166,9 +166,7 @@ func TestModel(t *testing.T) {
 // Very large events between small ones, in one segment and in several: every way to read finds each.
 func TestModel_large_events(t *testing.T) {
 	sizes := []int{0, 1 << 20, 0, 0, 16 << 20, 10, 4095, 4096, 256 << 10, 1 << 20, 0}
-	if raceEnabled || testing.Short() {
-		sizes[4] = 2 << 20
-	}
+	sizes[4] = thin(16<<20, 1<<20)
 	for _, segmentBytes := range []int64{0, wal.MinSegmentBytes} {
 		if segmentBytes > 0 {
 			sizes[4] = 1 << 20 // it has a segment to itself either way
@@ -281,6 +279,9 @@ func TestF10_no_space_for_several_callers(t *testing.T) {
 
 // F20: a file of nothing but one endless line is refused in bounded memory, whatever its name promises.
 func TestF20_endless_line(t *testing.T) {
+	if raceEnabled {
+		t.Skip("nothing runs beside anything here, and it takes long")
+	}
 	img, _ := reference(t, false, killed)
 	for _, with := range []string{"x", "\n"} {
 		dir := t.TempDir()

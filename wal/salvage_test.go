@@ -162,9 +162,9 @@ func tornFrom(img image) uint64 {
 func TestSalvage_every_flipped_byte(t *testing.T) {
 	references(t, func(t *testing.T, img image, events []wal.Event) {
 		for _, name := range img.names() {
-			step := 1
-			if raceEnabled || testing.Short() || t.Name() != "TestSalvage_every_flipped_byte/killed_dropped" {
-				step = 9
+			step := thin(1, 31)
+			if t.Name() != "TestSalvage_every_flipped_byte/killed_dropped" {
+				step = thin(9, 31)
 			}
 			parallel(t, len(img[name])/step, func(i int) error {
 				i *= step

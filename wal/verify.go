@@ -18,12 +18,21 @@ import (
 func Verify(dir string) (Report, error) { return verify(OS, dir) }
 
 func verify(fsys FS, dir string) (Report, error) {
-	c := checker{fs: fsys, report: Report{Dir: dir}, started: time.Now()}
-	err := c.run(dir, func(found) error { return nil })
-	if err == nil && len(c.report.Damage) > 0 {
-		err = c.report.Damage[0]
+	for try := 0; ; try++ {
+		before, _ := list(fsys, dir)
+		c := checker{fs: fsys, report: Report{Dir: dir}, started: time.Now()}
+		err := c.run(dir, func(found) error { return nil })
+		if err == nil && len(c.report.Damage) > 0 {
+			err = c.report.Damage[0]
+		}
+		// A writer beside it may have dropped, or made, segments meanwhile: what looks wrong then is looked at again.
+		if err != nil && (isNotExist(err) || errors.Is(err, ErrCorrupt)) && try < 100 {
+			if after, _ := list(fsys, dir); !slices.Equal(before.segments, after.segments) {
+				continue
+			}
+		}
+		return c.report, wrapped(err)
 	}
-	return c.report, wrapped(err)
 }
 
 // Salvage copies what is intact of the log in dir into another directory, which has to be empty or new, as a log of its
