@@ -53,18 +53,24 @@ func (e *ProjectionError) Error() string {
 
 func (e *ProjectionError) Unwrap() error { return e.Err }
 
-// follow applies whatever the log yields. It returns when ctx is done or the log ends.
+// follow applies whatever the log yields. It returns when ctx is done or the log ends. Nobody is left waiting, even if a
+// projection ends the goroutine by runtime.Goexit, as t.FailNow does.
 func (a *applier) follow(ctx context.Context, log Log, from uint64) {
-	err := errors.New("the log ended")
-	for e, logErr := range log.Follow(ctx, from) {
-		if err = logErr; err != nil {
-			break
+	err := errors.New("a projection or OnProgress ended the applier's goroutine")
+	defer func() { a.stop(err) }()
+	err = a.applyAll(ctx, log, from)
+}
+
+func (a *applier) applyAll(ctx context.Context, log Log, from uint64) error {
+	for e, err := range log.Follow(ctx, from) {
+		if err != nil {
+			return err
 		}
-		if err = a.apply(e); err != nil {
-			break
+		if err := a.apply(e); err != nil {
+			return err
 		}
 	}
-	a.stop(err)
+	return errors.New("the log ended")
 }
 
 // apply folds one event into its job, hands both to the projections, and wakes who waits for it.
@@ -78,6 +84,10 @@ func (a *applier) apply(e wal.Event) error {
 			a.show(v, e, job)
 		}
 	}
+	// Before Open can know that it is done: the caller is not told anything after that.
+	if a.report != nil && e.Seq <= a.goal && (e.Seq%progressEvery == 0 || e.Seq == a.goal) {
+		a.report(Progress{Applied: e.Seq, Last: a.goal, Took: time.Since(a.started)})
+	}
 	a.mu.Lock()
 	a.applied = e.Seq
 	woken := a.waiting[e.Seq]
@@ -90,9 +100,6 @@ func (a *applier) apply(e wal.Event) error {
 	a.mu.Unlock()
 	if woken != nil {
 		close(woken)
-	}
-	if a.report != nil && e.Seq <= a.goal && (e.Seq%progressEvery == 0 || e.Seq == a.goal) {
-		a.report(Progress{Applied: e.Seq, Last: a.goal, Took: time.Since(a.started)})
 	}
 	return nil
 }
@@ -128,7 +135,11 @@ func (a *applier) show(v *view, e wal.Event, job statemachine.Job) {
 
 func applyTo(p projection.Projection, e wal.Event, job statemachine.Job) (err error) {
 	defer func() {
-		if r := recover(); r != nil {
+		switch r := recover().(type) {
+		case nil:
+		case error:
+			err = fmt.Errorf("panic: %w", r)
+		default:
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()

@@ -90,7 +90,9 @@ func (e *Engine) Do(ctx context.Context, commands ...Command) ([]statemachine.Jo
 	if err != nil {
 		return nil, err
 	}
-	e.gate.RLock()
+	if !e.gate.TryRLock() { // Close has it or waits for it: nobody waits behind Close, which waits for a sync
+		return nil, wal.ErrClosed
+	}
 	defer e.gate.RUnlock()
 	if err := e.refused(); err != nil {
 		return nil, err
@@ -222,6 +224,9 @@ func (e *Engine) Stats() projection.StatsView { return e.stats.Read() }
 
 // Read returns a payload's JSON, from memory or from the log. The slice is the caller's; nil for the zero Payload.
 func (e *Engine) Read(ctx context.Context, p statemachine.Payload) (json.RawMessage, error) {
+	if ctx == nil {
+		return nil, &wal.InvalidError{Field: "context", Reason: "nil"}
+	}
 	if raw, held := p.JSON(); held || p.IsZero() {
 		return raw, nil
 	}
@@ -261,6 +266,9 @@ func (e *Engine) History(ctx context.Context, id string) iter.Seq2[wal.Event, er
 			return
 		}
 		events, err := e.walk(ctx, id, job.Seq)
+		if err == nil && job.Parked != "" && !foldsTo(job, events) {
+			err = fmt.Errorf("recovery: history of job %q: broken, it passes over events: parked by %s", id, job.Parked)
+		}
 		if err != nil && !yield(wal.Event{}, err) {
 			return
 		}
@@ -289,6 +297,16 @@ func (e *Engine) walk(ctx context.Context, id string, seq uint64) (events []wal.
 		seq = event.Prev
 	}
 	return events, nil
+}
+
+// foldsTo tells whether events, newest first, are all that made job what it is. Of a healthy job they are. A parked one
+// may have a Prev that passes over events.
+func foldsTo(job statemachine.Job, events []wal.Event) bool {
+	var again statemachine.Job
+	for _, event := range slices.Backward(events) {
+		again, _ = again.Apply(event) // the error is why it is parked
+	}
+	return again.FirstSeq == job.FirstSeq && again.ParkedSeq == job.ParkedSeq
 }
 
 // Follow yields the log's events from seq from on, and then each new one when it is durable, until ctx is done or the

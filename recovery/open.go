@@ -60,6 +60,9 @@ func Open(ctx context.Context, dir string, opts Options) (*Engine, error) {
 // Options.WAL is not used.
 func OpenLog(ctx context.Context, log Log, opts Options) (_ *Engine, err error) {
 	started := time.Now()
+	if log == nil {
+		return nil, &wal.InvalidError{Field: "log", Reason: "nil"}
+	}
 	if err := opts.check(ctx); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"runtime"
 	"slices"
@@ -633,5 +634,87 @@ func TestF5_stale_lines_of_a_cut_group(t *testing.T) {
 	}
 	if v := judge(img); v.refuse != "" || v.last != 1 {
 		t.Error(v)
+	}
+}
+
+// F5, F6: each segment missing, in each other's place, doubled under another's name or a name of its own, and in the place
+// of the same segment of another log; and the newest one without its header, behind one that was cut.
+func TestF6_segments_out_of_place(t *testing.T) {
+	other, _ := reference(t, false, killed)
+	references(t, func(t *testing.T, img image, events []wal.Event) {
+		try := func(what string, damage func(img image)) {
+			t.Helper()
+			damaged := maps.Clone(img)
+			damage(damaged)
+			if err := examine(damaged, events); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			if v := judge(damaged); v.refuse == "" && what != "newest gone" {
+				t.Errorf("%s: the judge lets it pass: %v", what, v)
+			}
+		}
+		names := img.names()
+		for i, a := range names {
+			what := "gone"
+			if a == img.newest() {
+				what = "newest gone"
+			}
+			try(what, func(img image) { delete(img, a) })
+			if b := other[a]; b != nil {
+				try("of another log", func(img image) { img[a] = b })
+			}
+			try("again", func(img image) { img["00000000000000000099.jsonl"] = img[a] })
+			for _, b := range names[i+1:] {
+				try("swapped", func(img image) { img[a], img[b] = img[b], img[a] })
+				try("doubled", func(img image) { img[a] = img[b] })
+			}
+		}
+		last := names[len(names)-2]
+		for _, l := range jLines(img[last], 0)[1:] {
+			if rec, ok := jIntact(l.text, jSalt(img[last])); ok && rec.Seq > 0 {
+				try("cut behind a newest one without a header", func(img image) {
+					img[img.newest()] = img[img.newest()][:10]
+					img[last] = img[last][:l.at]
+				})
+			}
+		}
+	})
+}
+
+func jSalt(file []byte) string {
+	head, _, _ := jHeader(file)
+	return head.Salt
+}
+
+// W3: a group is whole when its lines count down. These have right checksums, and do not.
+func TestW3_group_that_does_not_add_up(t *testing.T) {
+	img, _ := reference(t, false, killed)
+	name := img.newest()
+	head, _, _ := jHeader(img[name])
+	next := judge(img).last + 1
+	line := func(seq, more uint64) string {
+		body := fmt.Sprintf(`{"seq":%d,"prev":0,"epoch":%d,"ts":1,"ns":0,"type":"x","job_id":"j","more":%d,"durable":%d`,
+			seq, head.Epoch, more, next-1)
+		sum := crc32.Update(crc32.Checksum([]byte(head.Salt), jTable), jTable, []byte(body))
+		return fmt.Sprintf("%s,\"crc\":\"%08x\"}\n", body, sum)
+	}
+	for _, c := range []struct {
+		lines string
+		last  uint64
+	}{
+		{line(next, 1) + line(next+1, 0), next + 1},
+		{line(next, 1) + line(next+1, 1) + line(next+2, 0), next - 1},
+		{line(next, 2) + line(next+1, 0), next - 1},
+		{line(next, 0) + line(next+1, 3), next},
+		{line(next, 1) + line(next+2, 0), next - 1},
+	} {
+		damaged := maps.Clone(img)
+		damaged[name] = append(slices.Clone(img[name]), c.lines...)
+		if v := judge(damaged); v.refuse != "" || v.last != c.last {
+			t.Errorf("%s: %v", c.lines, v)
+		}
+		if err := examine(damaged, nil); err != nil {
+			t.Errorf("%s: %v", c.lines, err)
+		}
 	}
 }
