@@ -20,16 +20,15 @@ import (
 
 // fact is an event as the reference has it: what was asked for, and where it has to stand.
 type fact struct {
-	kind      wal.EventType
-	id        string
-	payload   string // JSON
-	text      string
-	capacity  string
-	prev      uint64
-	epoch     uint64
-	into      statemachine.State
-	from      statemachine.State
-	submitted bool
+	kind     wal.EventType
+	id       string
+	payload  string // JSON
+	text     string
+	capacity string
+	prev     uint64
+	epoch    uint64
+	into     statemachine.State
+	from     statemachine.State
 }
 
 // story is a log as the reference has it: its events in order, seq 1 first. It knows nothing of how the engine folds.

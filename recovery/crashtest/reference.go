@@ -1,0 +1,154 @@
+package crashtest
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/jobwal/jobwal/wal"
+)
+
+// A Reference is what a log adds up to, by the most naive means there are: it shares no code with package statemachine,
+// so that the two can be held against each other. The zero value is that of an empty log. It is not safe for concurrent
+// use.
+type Reference struct {
+	events []wal.Event
+	heads  map[string]int // a job's newest event, as an index of events
+	states map[string]string
+	order  []string // jobs, in order of submission
+}
+
+// after is the lifecycle, written a second time and in another way: what each event needs, and what it makes of the job.
+func after(state string, on wal.EventType) (next string, legal bool) {
+	switch on {
+	case "job_submitted":
+		return "submitted", state == ""
+	case "job_validated":
+		return "validated", state == "submitted"
+	case "job_started":
+		return "started", state == "validated"
+	case "job_completed":
+		return "completed", state == "started"
+	case "job_failed":
+		return "failed", state == "submitted" || state == "validated" || state == "started"
+	case "job_rolled_back":
+		return "rolled_back", state == "completed" || state == "failed"
+	}
+	return "", false
+}
+
+// Legal tells whether the steps may be taken, in this order, by the jobs as they stand.
+func (r *Reference) Legal(steps ...Step) bool {
+	ahead := make(map[string]string)
+	for _, s := range steps {
+		state, moved := ahead[s.JobID]
+		if !moved {
+			state = r.states[s.JobID]
+		}
+		next, legal := after(state, s.Type)
+		if !legal {
+			return false
+		}
+		ahead[s.JobID] = next
+	}
+	return true
+}
+
+// Append takes the steps as one group under an epoch, all or none, and tells whether they were legal.
+func (r *Reference) Append(epoch uint64, steps ...Step) bool {
+	if !r.Legal(steps...) {
+		return false
+	}
+	for _, s := range steps {
+		e := s.Event()
+		e.Seq, e.Epoch = r.Last()+1, epoch
+		if i, known := r.heads[s.JobID]; known {
+			e.Prev, e.Capability = r.events[i].Seq, r.events[i].Capability
+		}
+		r.push(e)
+	}
+	return true
+}
+
+// Take takes an event as it stands in a log. An error says why no correct log has it here: a gap, a Prev that is not the
+// job's newest event, a step that the lifecycle does not have, or an epoch that goes back.
+func (r *Reference) Take(e wal.Event) error {
+	if want := r.Last() + 1; e.Seq != want {
+		return fmt.Errorf("seq %d where %d was expected", e.Seq, want)
+	}
+	if n := len(r.events); n > 0 && e.Epoch < r.events[n-1].Epoch {
+		return fmt.Errorf("seq %d: epoch %d after %d", e.Seq, e.Epoch, r.events[n-1].Epoch)
+	}
+	var prev uint64
+	if i, known := r.heads[e.JobID]; known {
+		prev = r.events[i].Seq
+	}
+	if e.Prev != prev {
+		return fmt.Errorf("seq %d: prev %d, but the newest event of job %q is %d", e.Seq, e.Prev, e.JobID, prev)
+	}
+	if _, legal := after(r.states[e.JobID], e.Type); !legal {
+		return fmt.Errorf("seq %d: %s of job %q, which is %s", e.Seq, e.Type, e.JobID, or(r.states[e.JobID], "unknown"))
+	}
+	r.push(e)
+	return nil
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+func (r *Reference) push(e wal.Event) {
+	if r.heads == nil {
+		r.heads, r.states = make(map[string]int), make(map[string]string)
+	}
+	if _, known := r.heads[e.JobID]; !known {
+		r.order = append(r.order, e.JobID)
+	}
+	r.heads[e.JobID] = len(r.events)
+	r.states[e.JobID], _ = after(r.states[e.JobID], e.Type)
+	r.events = append(r.events, e)
+}
+
+// Last is the seq of the newest event, 0 when there is none.
+func (r *Reference) Last() uint64 { return uint64(len(r.events)) }
+
+// Events returns the events in order; Time is zero in those that came by Append.
+func (r *Reference) Events() []wal.Event { return slices.Clone(r.events) }
+
+// State returns a job's state, "" for an unknown one.
+func (r *Reference) State(id string) string { return r.states[id] }
+
+// Jobs returns the ids of all jobs, in order of submission.
+func (r *Reference) Jobs() []string { return slices.Clone(r.order) }
+
+// History returns a job's events, oldest first.
+func (r *Reference) History(id string) (events []wal.Event) {
+	for _, e := range r.events {
+		if e.JobID == id {
+			events = append(events, e)
+		}
+	}
+	return events
+}
+
+// Interrupted returns the jobs that are unfinished and were last touched under another epoch than the one that lives, in
+// order of submission.
+func (r *Reference) Interrupted(living uint64) (ids []string) {
+	for _, id := range r.order {
+		switch r.states[id] {
+		case "submitted", "validated", "started":
+			if r.events[r.heads[id]].Epoch != living {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids
+}
+
+// Clone returns a copy that shares nothing that either changes.
+func (r *Reference) Clone() *Reference {
+	return &Reference{slices.Clone(r.events), maps.Clone(r.heads), maps.Clone(r.states), slices.Clone(r.order)}
+}
