@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"sync"
 	"time"
@@ -53,16 +54,25 @@ func (e *ProjectionError) Error() string {
 
 func (e *ProjectionError) Unwrap() error { return e.Err }
 
-// follow applies whatever the log yields. It returns when ctx is done or the log ends. Nobody is left waiting, even if a
+// follow applies whatever comes. It returns when that ends. Nobody is left waiting, even if a
 // projection ends the goroutine by runtime.Goexit, as t.FailNow does.
-func (a *applier) follow(ctx context.Context, log Log, from uint64) {
+func (a *applier) follow(events iter.Seq2[wal.Event, error]) {
 	err := errors.New("a projection or OnProgress ended the applier's goroutine")
 	defer func() { a.stop(err) }()
-	err = a.applyAll(ctx, log, from)
+	if err = a.applyAll(events); err == nil {
+		err = errors.New("the log ended")
+	}
 }
 
-func (a *applier) applyAll(ctx context.Context, log Log, from uint64) error {
-	for e, err := range log.Follow(ctx, from) {
+// preview applies what there is while the log can only be read: damage anywhere, or a ctx that is done, ends Open before
+// anything on disk has changed. What it applied is not read again.
+func (a *applier) preview(ctx context.Context, log Log) error {
+	a.applied, a.goal = log.FirstSeq()-1, log.LastSeq()
+	return a.applyAll(log.Events(ctx, log.FirstSeq()))
+}
+
+func (a *applier) applyAll(events iter.Seq2[wal.Event, error]) error {
+	for e, err := range events {
 		if err != nil {
 			return err
 		}
@@ -70,7 +80,7 @@ func (a *applier) applyAll(ctx context.Context, log Log, from uint64) error {
 			return err
 		}
 	}
-	return errors.New("the log ended")
+	return nil
 }
 
 // apply folds one event into its job, hands both to the projections, and wakes who waits for it.

@@ -15,8 +15,8 @@
 //	down   caller → Engine → statemachine (may this job take this event?) → Log.Append (durable)
 //	up     Log.Follow → statemachine (fold) → projections → caller
 //
-// One applier reads the log in order and folds it. At Open it starts at the log's first event; when it has caught up,
-// the engine is open; it never stops. A command appends, and returns when the applier has applied its event: a caller
+// One applier reads the log in order and folds it. At Open it starts at the log's first event, before anything on disk
+// is changed; when it has caught up, the engine is open; it never stops. A command appends, and returns when the applier has applied its event: a caller
 // reads its own writes. A fresh directory is the recovery of nothing.
 //
 // # Promises

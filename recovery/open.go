@@ -21,17 +21,20 @@ type Options struct {
 	// Logger gets what happens while nobody waits to be told: a projection that stops, a torn tail that was cut.
 	// Default: none.
 	Logger *slog.Logger
-	// OnProgress is called every 16,384 events while Open replays the log, and once at its end, on a goroutine of the
-	// engine's; Open waits for it. Default: none.
+	// OnProgress is called every 16,384 events while Open replays the log, and at its end: twice, where a crash left
+	// events that had first to be made durable. Open waits for it. Default: none.
 	OnProgress func(Progress)
 }
 
 // Open opens the log in dir, makes it if there is none, and returns an Engine that has folded all of it. It goes
 // through these steps:
 //
-//  1. [wal.Open] repairs what a crash left, and refuses what it must not repair.
-//  2. The applier follows the log from its first event; each one goes to its job and to the projections.
-//  3. When it has reached the end that the log had, the engine is open. The applier goes on.
+//  1. [wal.Open] takes the lock, and refuses what it must not repair.
+//  2. The applier takes what is known to be durable, from the log's first event on; each one goes to its job and to the
+//     projections. Up to here nothing on disk has changed: damage anywhere in the log, or a ctx that is done, leaves the
+//     directory as it was.
+//  3. wal.Open repairs what a crash left, and begins a new epoch.
+//  4. The applier follows the log. When it has reached the end that the log had, the engine is open. The applier goes on.
 //
 // The errors are those of [wal.Open]; wal.ErrCorrupt also for damage that only reading everything shows; ctx's, which
 // ends the replay; wal.ErrInvalid for a nil ctx or a bad option. A torn tail, a parked job, and a projection that
@@ -44,16 +47,29 @@ func Open(ctx context.Context, dir string, opts Options) (*Engine, error) {
 	if opts.WAL.Logger == nil {
 		opts.WAL.Logger = opts.Logger
 	}
+	e := newEngine(opts)
+	opts.WAL.Inspect = both(opts.WAL.Inspect, func(log *wal.Log) error { return e.applier.preview(ctx, OnDisk(log)) })
 	log, err := wal.Open(dir, opts.WAL)
 	if err != nil {
 		return nil, err
 	}
-	e, err := OpenLog(ctx, OnDisk(log), opts)
-	if err != nil {
+	if err := e.serve(ctx, OnDisk(log)); err != nil {
 		return nil, err
 	}
 	e.opened.WAL, e.opened.Took = log.Report(), time.Since(started)
 	return e, nil
+}
+
+func both(first, second func(*wal.Log) error) func(*wal.Log) error {
+	if first == nil {
+		return second
+	}
+	return func(log *wal.Log) error {
+		if err := first(log); err != nil {
+			return err
+		}
+		return second(log)
+	}
 }
 
 // OpenLog is Open for a log that is already open, of whatever kind. The engine closes it, also if OpenLog fails.
@@ -66,9 +82,9 @@ func OpenLog(ctx context.Context, log Log, opts Options) (_ *Engine, err error) 
 	if err := opts.check(ctx); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
-	e := newEngine(log, opts)
-	if err := e.replay(ctx); err != nil {
-		return nil, errors.Join(err, e.Close())
+	e := newEngine(opts)
+	if err := e.serve(ctx, log); err != nil {
+		return nil, err
 	}
 	e.opened.Took = time.Since(started)
 	return e, nil
@@ -91,14 +107,14 @@ func (o *Options) check(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func newEngine(log Log, opts Options) *Engine {
+func newEngine(opts Options) *Engine {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{log: log, jobs: projection.NewJobs(), stats: projection.NewStats(), locks: newJobLocks()}
+	e := &Engine{jobs: projection.NewJobs(), stats: projection.NewStats(), locks: newJobLocks()}
 	e.applier = &applier{
 		jobs: e.jobs, logger: opts.Logger, report: opts.OnProgress, started: time.Now(),
-		waiting: make(map[uint64]chan struct{}), ready: make(chan struct{}),
+		waiting: make(map[uint64]chan struct{}),
 	}
 	for _, p := range append([]projection.Projection{e.stats}, opts.Projections...) {
 		e.applier.views = append(e.applier.views, &view{Projection: p})
@@ -106,26 +122,35 @@ func newEngine(log Log, opts Options) *Engine {
 	return e
 }
 
-// replay starts the applier and returns when it has caught up.
-func (e *Engine) replay(ctx context.Context) error {
-	first, last := e.log.FirstSeq(), e.log.LastSeq()
-	a, ready := e.applier, e.applier.ready
-	a.goal, a.applied = last, first-1
-	if a.applied >= a.goal {
+// serve starts the applier, where a preview left it, and returns when it has caught up. The engine has the log from here
+// on, and closes it if that fails.
+func (e *Engine) serve(ctx context.Context, log Log) error {
+	e.log = log
+	first, last := log.FirstSeq(), log.LastSeq()
+	e.opened.Replayed = last + 1 - min(first, last+1)
+	a, ready := e.applier, make(chan struct{})
+	a.applied, a.goal = max(a.applied, first-1), last
+	if a.applied < a.goal {
+		a.ready = ready
+	} else {
 		close(ready)
-		a.ready = nil
 	}
 	following, cancel := context.WithCancel(context.Background())
 	e.cancel, e.done = cancel, make(chan struct{})
+	events := log.Follow(following, a.applied+1)
 	go func() {
 		defer close(e.done)
-		a.follow(following, e.log, first)
+		a.follow(events)
 	}()
+	var err error
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		err = ctx.Err()
 	case <-ready:
+		err = a.err()
 	}
-	e.opened.Replayed = last + 1 - min(first, last+1)
-	return a.err()
+	if err != nil {
+		return errors.Join(err, e.Close())
+	}
+	return nil
 }

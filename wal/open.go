@@ -7,18 +7,20 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
 // Open opens the log in dir, makes the directory and a new log if there is none, and repairs what a crash left: it
-// goes through these steps, and changes nothing before step 5.
+// goes through these steps, and changes nothing before step 6.
 //
 //  1. A directory that holds other files and no log is refused (ErrInvalid): it was probably named by mistake.
 //  2. The lock is taken (ErrLocked), unless Options.ReadOnly.
 //  3. All headers and the newest segment are read. A newer format is ErrVersion.
 //  4. Verdict: damage to what was acknowledged is ErrCorrupt, as is a log that ends before Options.MinSeq.
-//  5. A torn tail is copied to quarantine, what no witness covers is written anew, the tail is cut, all of it synced.
-//  6. The new epoch is written and synced: in the same segment after a clean Close, else in a new one.
+//  5. Options.Inspect is called, and may refuse.
+//  6. A torn tail is copied to quarantine, what no witness covers is written anew, the tail is cut, all of it synced.
+//  7. The new epoch is written and synced: in the same segment after a clean Close, else in a new one.
 //
 // A crash in any of these, and any number of times, leaves a directory that Open opens to the same events. What was
 // found and done is in [Log.Report]; a torn tail is no error.
@@ -46,7 +48,7 @@ func Open(dir string, opts Options) (*Log, error) {
 	return l, nil
 }
 
-func (l *Log) openWriter() error {
+func (l *Log) openWriter() (err error) {
 	found, err := list(l.fs, l.dir)
 	if err != nil && !isNotExist(err) {
 		return err
@@ -63,14 +65,21 @@ func (l *Log) openWriter() error {
 	if l.lock, err = l.fs.Lock(l.dir); err != nil {
 		return err
 	}
+	open := false
+	defer func() { // also when Options.Inspect panics
+		if !open {
+			err = errors.Join(err, l.lock.Close())
+		}
+	}()
 	if err := l.recover(); err != nil {
-		return errors.Join(err, l.lock.Close())
+		return err
 	}
 	l.idle = time.AfterFunc(math.MaxInt64, l.onIdle)
+	open = true
 	return nil
 }
 
-// recover is steps 3 to 6.
+// recover is steps 3 to 7.
 func (l *Log) recover() error {
 	found, err := list(l.fs, l.dir)
 	if err != nil {
@@ -86,6 +95,9 @@ func (l *Log) recover() error {
 	}
 	if s.epoch == math.MaxUint64 || t.next == math.MaxUint64 {
 		return &CorruptError{Path: l.dir, Seq: t.next, Reason: "numbers are used up"}
+	}
+	if err := l.inspect(s, t); err != nil {
+		return err
 	}
 	l.take(s, t)
 	if err := l.repair(&s, t); err != nil {
@@ -154,7 +166,22 @@ func (l *Log) take(s survey, t tail) {
 	}
 }
 
-// repair is steps 5 and 6.
+// inspect is step 5. What it shows ends where the newest witness says: the rest may be in the page cache alone.
+func (l *Log) inspect(s survey, t tail) error {
+	if l.opts.Inspect == nil || len(s.segments) == 0 {
+		return nil
+	}
+	s.segments = slices.Clone(s.segments)
+	view := &Log{dir: l.dir, opts: l.opts, fs: l.fs, reader: &reader{still: true}}
+	view.take(s, t)
+	if err := view.reader.show(view, s, t); err != nil {
+		return err
+	}
+	defer view.Close() // has nothing to give back
+	return l.opts.Inspect(view)
+}
+
+// repair is steps 6 and 7.
 func (l *Log) repair(s *survey, t tail) error {
 	for i := range l.report.Torn {
 		torn := &l.report.Torn[i]

@@ -54,6 +54,12 @@ type Options struct {
 	// what the log itself says is durable: of a log whose writer died, the last append may be missing until a writer
 	// has opened it again.
 	ReadOnly bool
+	// Inspect, if set, is called by Open once the log is locked and found sound as far as Open reads it, and before
+	// anything is changed: its error is Open's, and leaves the directory as it was. It is for callers who read the whole
+	// log anyway, and for whom damage in an old segment is a reason not to begin. The log that it gets is read-only,
+	// shows what is known to be durable (of the newest segment the last append may be missing), does not grow, and is
+	// closed when Inspect returns. Not called for a new log, nor with ReadOnly.
+	Inspect func(*Log) error
 	// FS: the file system. Default OS.
 	FS FS
 	// Logger gets what Open had to repair, and what made the log fail: what nobody may be waiting to be told. Default:

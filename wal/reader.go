@@ -15,6 +15,7 @@ type reader struct {
 	mu    sync.Mutex // guards the fields below; taken before Log.mu; held during I/O
 	at    int64      // in the newest segment, the offset behind what is shown
 	floor uint64
+	still bool // nothing is looked at again: Options.Inspect, with the writer's lock held
 }
 
 // pollEvery is how often a ReadOnly follower looks for what another process wrote.
@@ -66,6 +67,9 @@ func (r *reader) refresh(l *Log) error {
 	defer r.mu.Unlock()
 	if l.isClosed() {
 		return ErrClosed
+	}
+	if r.still {
+		return nil
 	}
 	s, t, err := r.look(l)
 	if err != nil {
