@@ -282,7 +282,7 @@ func (l *Log) write(batch []*request) {
 		return
 	}
 	buf := l.encode(batch)
-	if err := l.put(buf, l.opts.Sync == SyncAlways); err != nil {
+	if err := l.put(buf, l.ahead(int64(len(buf))), l.opts.Sync == SyncAlways); err != nil {
 		setErr(batch, err)
 		return
 	}
@@ -314,11 +314,11 @@ func (l *Log) encode(batch []*request) []byte {
 	return buf
 }
 
-// put writes bytes behind what is shown and, if it is to, syncs them. On an error that is not a failure of the log, the
-// file is as it was.
-func (l *Log) put(buf []byte, sync bool) error {
+// put writes bytes behind what is shown, with so many newlines behind them, and, if it is to, syncs them. On an error
+// that is not a failure of the log, the file is as it was.
+func (l *Log) put(buf []byte, newlines int64, sync bool) error {
 	seg := &l.segments[len(l.segments)-1]
-	if err := writeAll(l.active, buf, seg.size); err != nil {
+	if err := l.writeAhead(buf, newlines); err != nil {
 		if !isNoSpace(err) {
 			return l.fail(err)
 		}
@@ -329,6 +329,10 @@ func (l *Log) put(buf []byte, sync bool) error {
 	if !sync {
 		return nil
 	}
+	return l.syncFile()
+}
+
+func (l *Log) syncFile() error {
 	if err := l.active.Sync(); err != nil {
 		return l.fail(err)
 	}
@@ -341,6 +345,7 @@ func (l *Log) takeBack(cause *NoSpaceError) error {
 	if err := l.active.Truncate(size); err != nil {
 		return l.fail(errors.Join(cause, err))
 	}
+	l.filled = size
 	if err := l.active.Sync(); err != nil {
 		return l.fail(errors.Join(cause, err))
 	}
@@ -413,7 +418,7 @@ func (l *Log) sealActive() error {
 	if err := l.syncActive(); err != nil {
 		return err
 	}
-	return l.putMark(mark{Kind: markSealed, Last: l.last, Durable: l.last}, true)
+	return l.putLast(mark{Kind: markSealed, Last: l.last, Durable: l.last})
 }
 
 // syncActive puts what SyncEvery and SyncNever left unsynced on stable storage.
@@ -434,7 +439,7 @@ func (l *Log) syncActive() error {
 func (l *Log) putMark(m mark, sync bool) error {
 	n := len(l.segments) - 1
 	buf := appendMark(l.buf[:0], m, l.segments[n].seed)
-	if err := l.put(buf, sync); err != nil {
+	if err := l.put(buf, 0, sync); err != nil {
 		return err
 	}
 	l.witnessed = max(l.witnessed, m.Durable)
@@ -525,7 +530,7 @@ func (l *Log) markClosed() error {
 	if l.newSegment || l.active == nil {
 		return nil // the segment is final; the next Open goes on in a new one
 	}
-	err := l.putMark(mark{Kind: markClosed, Epoch: l.epoch, Time: l.opts.Now(), Last: l.last, Durable: l.last}, true)
+	err := l.putLast(mark{Kind: markClosed, Epoch: l.epoch, Time: l.opts.Now(), Last: l.last, Durable: l.last})
 	if errors.Is(err, ErrNoSpace) {
 		return nil // all is durable; only the mark is missing
 	}

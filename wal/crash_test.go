@@ -410,6 +410,36 @@ var workloads = []workload{
 	}},
 }
 
+// filledAhead are the same workloads, with prefill: half of the segment sizes are larger, so that it has room.
+func filledAhead(of []workload) (list []workload) {
+	for i, k := range of {
+		k.name += "/filled_ahead"
+		k.opts.Prefill = wal.PrefillOn
+		if k.opts.SegmentBytes == 0 && i%2 == 0 {
+			k.opts.SegmentBytes = 2500
+		}
+		list = append(list, k)
+	}
+	return append(list, workload{name: "long/filled_ahead", opts: wal.Options{SegmentBytes: 8 << 10, Prefill: wal.PrefillOn},
+		do: func(w *world) {
+			w.open()
+			w.append(3, 700)
+			w.append(1, 0)
+			w.idle()
+			w.close()
+			w.open()
+			w.append(2, 900)
+			w.append(1, 1)
+		}}, workload{name: "full_while_filling", disk: 3000, opts: wal.Options{SegmentBytes: 8 << 10, Prefill: wal.PrefillOn},
+		do: func(w *world) {
+			w.open()
+			w.append(1, 600)
+			w.append(1, 600) // fits, but not what is to follow
+			w.append(1, 300)
+			w.close()
+		}})
+}
+
 // tornDisk is what a power cut in the middle of a large group left, behind two appends whose records it does not have:
 // that those are there is checked as for events that were shown.
 func tornDisk(t testing.TB) *crashfs.FS {
@@ -452,7 +482,7 @@ func TestCrash_everywhere(t *testing.T) {
 	seeds, twice := thin(8, 1), thin(5, 0)
 	var states atomic.Int64
 	t.Cleanup(func() { t.Logf("%d crash states", states.Load()) })
-	for _, k := range workloads {
+	for _, k := range slices.Concat(workloads, filledAhead(workloads)) {
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -553,6 +583,8 @@ var crashPoints = []struct {
 	{name: "C10_floor_durable", workload: "drop", op: "remove log/*1.jsonl", then: dropped},
 	{name: "C10_half_removed", workload: "drop", op: "remove log/*2.jsonl", then: dropped},
 	{name: "C10_removed_not_synced", workload: "drop", op: "syncdir log", nth: 5, then: dropped},
+	{name: "C11_filled_not_synced", workload: "long/filled_ahead", op: "sync log/*1.jsonl"},
+	{name: "C11_cut_not_synced", workload: "long/filled_ahead", op: "sync log/*1.jsonl", nth: 3},
 }
 
 func noTemps(disk *crashfs.FS, _ wal.Report) error {
@@ -572,6 +604,7 @@ func dropped(disk *crashfs.FS, r wal.Report) error {
 func TestCrash(t *testing.T) {
 	bound := thin(400, 40)
 	for _, c := range crashPoints {
+		workloads := slices.Concat(workloads, filledAhead(workloads))
 		k := workloads[slices.IndexFunc(workloads, func(k workload) bool { return k.name == c.workload })]
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -35,12 +35,13 @@ type jLine struct {
 	at, end int // in the file; end is behind the newline
 	text    []byte
 	whole   bool
+	gap     bool // blank lines stand before it
 }
 
 func jLines(file []byte, from int) (lines []jLine) {
 	for at := from; at < len(file); {
 		n := bytes.IndexByte(file[at:], '\n')
-		l := jLine{at, len(file), file[at:], n >= 0}
+		l := jLine{at, len(file), file[at:], n >= 0, at > from && (len(lines) == 0 || lines[len(lines)-1].end != at)}
 		if l.whole {
 			l.end, l.text = at+n+1, file[at:at+n]
 		}
@@ -206,7 +207,7 @@ func jScan(s jSegment) jTail {
 	for i, l := range lines {
 		r, ok := jIntact(l.text, s.header.Salt)
 		switch {
-		case !l.whole || !ok:
+		case !l.whole || !ok || l.gap:
 			t.reason = "bad line"
 		case r.Mark != "" && (left > 0 || r.Mark == "segment"):
 			t.reason = "misplaced mark"
@@ -248,7 +249,7 @@ func jReadable(segments []jSegment, last uint64) (readable uint64) {
 			}
 			r, ok := jIntact(l.text, s.header.Salt)
 			switch {
-			case !l.whole || !ok || r.Mark == "" && r.Seq != readable+1:
+			case !l.whole || !ok || l.gap || r.Mark == "" && r.Seq != readable+1:
 				return readable
 			case r.Mark == "":
 				readable++

@@ -13,6 +13,7 @@ type line struct {
 	bytes []byte // without the newline; valid until the next call; nil when it is too long to be held
 	end   int64  // offset behind it, newline included
 	whole bool   // a newline ends it; false for what is left at the end of the file
+	gap   bool   // newlines stand in front of it: room for lines to come, which have not come
 }
 
 // lineReader splits part of a file into lines. It holds one buffer, which grows to a line's length and no further than
@@ -43,6 +44,13 @@ func (l *lineReader) close() {
 
 // next returns the next line that is not empty; io.EOF at the end.
 func (l *lineReader) next() (line, error) {
+	from := l.at
+	got, err := l.nextLine()
+	got.gap = err == nil && got.at != from
+	return got, err
+}
+
+func (l *lineReader) nextLine() (line, error) {
 	searched := 0
 	for {
 		l.skipEmpty(&searched)

@@ -23,6 +23,8 @@ type Log struct {
 	next       uint64 // the seq of the next event
 	newSegment bool   // the active segment is final: what comes next goes to a new one
 	witnessed  uint64 // the highest durable seq that a line speaks of
+	prefill    bool   // newlines are written ahead of the lines
+	filled     int64  // the active segment's end on disk: size, and newlines behind it
 	crowded    bool   // the last batch had several callers
 	buf        []byte
 

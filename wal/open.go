@@ -74,6 +74,7 @@ func (l *Log) openWriter() (err error) {
 	if err := l.recover(); err != nil {
 		return err
 	}
+	l.prefill = l.opts.prefills(l.dir)
 	l.idle = time.AfterFunc(math.MaxInt64, l.onIdle)
 	open = true
 	return nil
@@ -274,6 +275,7 @@ func (l *Log) goOn(t tail, opened mark) (err error) {
 	}
 	l.active, l.next, l.witnessed = f, l.last+1, opened.Durable
 	seg.size = t.end + int64(len(line))
+	l.filled = seg.size
 	return nil
 }
 
@@ -321,7 +323,7 @@ func (l *Log) addSegment(extra ...mark) error {
 	}
 	l.segments = append(l.segments, seg)
 	l.mu.Unlock()
-	l.active, l.next, l.witnessed = f, l.last+1, l.last
+	l.active, l.next, l.witnessed, l.filled = f, l.last+1, l.last, seg.size
 	return nil
 }
 

@@ -156,6 +156,9 @@ func (r *rangeReader) event() (Event, error) {
 		if err != nil {
 			return Event{}, err
 		}
+		if l.gap {
+			return Event{}, r.corrupt(l.at, errGap.Error())
+		}
 		if l.bytes == nil || !l.whole {
 			return Event{}, r.corrupt(l.at, errIncomplete.Error())
 		}

@@ -90,11 +90,16 @@ func scanTail(f File, seg segment, start int64, next uint64) (tail, error) {
 	return s.tail, s.beyond()
 }
 
-var errIncomplete = errors.New("incomplete line")
+var (
+	errIncomplete = errors.New("incomplete line")
+	errGap        = errors.New("newlines in front of it, where a line should be")
+)
 
 // line takes one line and returns what is wrong with it.
 func (s *scanner) line(l line) string {
 	switch {
+	case l.gap:
+		return errGap.Error()
 	case l.bytes == nil:
 		return fmt.Sprintf("line longer than %d bytes", MaxLineBytes)
 	case len(bytes.Trim(l.bytes, "\x00")) == 0:

@@ -160,6 +160,9 @@ func (s *story) open(t *testing.T, words []string) {
 	s.faults = ""
 	opts := wal.Options{FS: s.faulty}
 	for _, word := range words {
+		if word == "prefill" {
+			opts.Prefill = wal.PrefillOn
+		}
 		if n, ok := strings.CutPrefix(word, "segment="); ok {
 			opts.SegmentBytes, _ = strconv.ParseInt(n, 10, 64)
 		}

@@ -325,6 +325,9 @@ func (c *checker) intact(f File, seg segment) ([]where, error) {
 			return nil, err
 		}
 		rest, at := c.intactPart(l, seg, &rec)
+		if l.gap {
+			c.damage(&CorruptError{Path: seg.path, Offset: l.at, Seq: next, Reason: errGap.Error()})
+		}
 		if at > 0 || rest == nil {
 			c.damage(&CorruptError{Path: seg.path, Offset: l.at, Seq: next, Reason: "checksum mismatch"})
 		} else if !l.whole {
