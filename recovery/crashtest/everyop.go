@@ -1,0 +1,107 @@
+package crashtest
+
+import (
+	"testing"
+	"testing/synctest"
+
+	"pgregory.net/rapid"
+
+	"github.com/jobwal/jobwal/wal"
+	"github.com/jobwal/jobwal/wal/crashfs"
+)
+
+// CrashEveryOp proves a program crash-safe that keeps its files on a [wal.FS]: it runs the workload once as it is, then
+// once for each of its file operations with the power going just before that operation, and gives check every disk that
+// this may leave; then it does the same to check itself, which is the recovery. It is [Crashes] with nothing but the two
+// functions, in a synctest bubble of its own, so that timers (those of the log among them) fire at the same point of
+// every run. t must not be in a bubble already; t.Run and t.Parallel are not to be called in either function.
+//
+// L is the ledger: whatever the workload has to note for check to know what must be there. A [History] is one; so is a
+// []string of what was acknowledged. Each run of the workload gets a new one, its zero value.
+//
+// It logs its [Coverage]. When something fails, it fails the test with the shortest reproducer that it found, for
+// [Crashes.Replay].
+func CrashEveryOp[L any](t *testing.T, workload, check func(disk wal.FS, ledger *L) error) (c Coverage) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c = Crashes[L]{Workload: workload, Check: check}.Run(t)
+	})
+	return c
+}
+
+// Crashes are the crashes of one workload: [CrashEveryOp] with settings. Workload and Check are needed, the rest is not.
+type Crashes[L any] struct {
+	// Workload is what the program does. It gets a disk, which is a *crashfs.Faulty, and notes in the ledger what it was
+	// promised and what it was told. When the power goes, all operations fail with crashfs.ErrCrashed; Workload returns
+	// nil or an error that wraps it, and closes what it has opened: that reaches the disk no more, and leaves no
+	// goroutine behind. Any other error is a failure of the test, and so is an error without a crash.
+	//
+	// It must make the same operations in every run, as far as it comes; Run notices when it does not. That takes one
+	// goroutine, no randomness but such as does not show in the number of operations, and timers only in a synctest
+	// bubble.
+	Workload func(disk wal.FS, ledger *L) error
+	// Check opens what a crash left, and returns an error unless that is what the ledger calls for. What it does to the
+	// disk is the recovery; it is crashed too, at each operation, and then may return nil or an error that wraps
+	// crashfs.ErrCrashed, but nothing that wraps wal.ErrCorrupt, and nothing else. A panic is always a failure. It should
+	// close what it has opened.
+	//
+	// Many runs of Check share one ledger and must not change it; unless *L has a method Clone() *L. Then each run has a
+	// copy of its own, and may note what it saw or did itself: the Check that follows its crash finds that there.
+	Check func(disk wal.FS, ledger *L) error
+	// Base is what is on the disk when Workload begins; each run gets a copy. Default: nothing.
+	Base *crashfs.FS
+	// Schedule are faults that Workload meets, besides the crash. Default: none.
+	Schedule crashfs.Schedule
+	// Policies are what is tried at each crash. Default, if States is 0: SyncedOnly, Everything, Zeros, and for each
+	// crash other CutAts of each file with unsynced bytes, Sectors, Pages, Stale, Entries and Seeds.
+	Policies []crashfs.Policy
+	// States, if more than 0, tries all states that each crash may leave, or so many of them where there are more; see
+	// crashfs.FS.CrashStates. Everything is tried, too, since in no other state a part is still unsynced.
+	States int
+	// Once: Check itself is not crashed.
+	Once bool
+	// Budget is how often Check may run. It is shared out evenly to the crashes: first to what they leave, what remains
+	// to crashes of Check, chosen by chance, but always the same ones. The least that is done, whatever it says, is one state
+	// of every crash. Coverage says what was left out. Default: DefaultBudget.
+	Budget int
+}
+
+// Run does it all, logs the coverage, and fails the test where something is wrong. It is not in a bubble unless its
+// caller is. With a *rapid.T, neither function may draw from it.
+func (c Crashes[L]) Run(t rapid.TB) Coverage {
+	t.Helper()
+	x := c.explorer(t)
+	points := len(x.ops) + 1 // the last one is after all of them
+	for n := 1; n <= points; n++ {
+		x.share = max(1, x.budget/(points+1-n))
+		x.crash(n)
+		if x.found != nil && len(x.found.how) == 1 {
+			break
+		}
+	}
+	t.Logf("crashtest: %v", x.cover)
+	if x.found != nil {
+		x.fail()
+	}
+	return x.cover
+}
+
+// Replay runs again what the message of a failed Run, or of CrashEveryOp, gave as its reproducer, under the same
+// settings: the workload as far as its crash, Check on what that left, and where the text says so a crash of Check and
+// another one. It fails as Run did, or logs that nothing is wrong.
+//
+//	crash 17                                      the workload itself fails
+//	crash 17; sectors 3                           Check fails after this crash and policy
+//	crash 17; state 12 of 400; crash 4            Check fails when it is crashed at its operation 4
+//	crash 17; everything; crash 4; cut a.jsonl 7  Check fails after that
+func (c Crashes[L]) Replay(t rapid.TB, reproducer string) {
+	t.Helper()
+	how, err := parseReproducer(reproducer)
+	if err != nil {
+		t.Fatalf("crashtest: %v", err)
+	}
+	if f := c.explorer(t).follow(how); f.err != nil {
+		t.Fatalf("%v", f)
+	}
+	t.Logf("crashtest: %v: nothing is wrong", how)
+}
