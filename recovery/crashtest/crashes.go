@@ -410,7 +410,7 @@ func (x *explorer[L]) follow(how reproducer) *failure {
 		x.t.Fatalf("crashtest: %q: the workload makes %d operations", how, len(x.ops))
 	}
 	l := x.work(how[0].at)
-	f.see("the workload, as far as the crash:\n%s", listing(x.ops, how[0].at))
+	f.see("the workload, and where the power goes:\n%s", listing(x.ops, how[0].at))
 	for i, c := range how {
 		if l.err != nil {
 			f.how, f.err = append(slices.Clone(how[:i]), crash{at: c.at}), l.err
@@ -429,7 +429,7 @@ func (x *explorer[L]) follow(how reproducer) *failure {
 			now = append(slices.Clone(now), crash{at: how[i+1].at})
 		}
 		l = x.live(x.Check, disk, nil, now, x.clone(l.ledger))
-		f.see("the check:\n%s", listing(l.ops, len(l.ops)))
+		f.see("the check, and what it changes:\n%s", listing(l.ops, 0))
 	}
 	f.err = l.err
 	return f
@@ -466,20 +466,27 @@ func (f *failure) String() string {
 // listing shows the operations around one, by their numbers; 0 for the last ones.
 func listing(ops []crashfs.Op, at int) string {
 	const before, after = 12, 3
-	if at == 0 {
-		at = len(ops)
+	if len(ops) == 0 {
+		return "\t(no operations)\n"
+	}
+	around := at
+	if around == 0 {
+		around = len(ops)
 	}
 	var b strings.Builder
-	from := max(0, at-1-before)
+	from := max(0, around-1-before)
 	if from > 0 {
 		fmt.Fprintf(&b, "\t%6s\n", "…")
 	}
-	for i := from; i < min(len(ops), at+after); i++ {
+	for i := from; i < min(len(ops), around+after); i++ {
 		mark := ' '
 		if i+1 == at {
 			mark = '>'
 		}
 		fmt.Fprintf(&b, "\t%c%5d %v\n", mark, i+1, ops[i])
+	}
+	if at > len(ops) {
+		fmt.Fprintf(&b, "\t>%5d (after all of them)\n", at)
 	}
 	return b.String()
 }

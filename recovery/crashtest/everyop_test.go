@@ -18,6 +18,8 @@ import (
 	"github.com/jobwal/jobwal/wal/crashfs"
 )
 
+var ctx = context.Background()
+
 // notes is the ledger of a caller who appends: what was asked for, group by group, and how many groups were
 // acknowledged. The check writes into it, too, so it has a Clone.
 type notes struct {
@@ -42,7 +44,7 @@ func (n *notes) open(disk wal.FS) (*wal.Log, error) {
 
 func (n *notes) append(log *wal.Log, group ...wal.Event) error {
 	n.asked = append(n.asked, group)
-	_, err := log.Append(context.Background(), group...)
+	_, err := log.Append(ctx, group...)
 	if err == nil {
 		n.acked = len(n.asked)
 	}
