@@ -5,14 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/jobwal/jobwal/projection"
+	"github.com/jobwal/jobwal/recovery"
 	"github.com/jobwal/jobwal/recovery/crashtest"
 	"github.com/jobwal/jobwal/wal"
 	"github.com/jobwal/jobwal/wal/crashfs"
@@ -20,19 +24,23 @@ import (
 
 var ctx = context.Background()
 
-// notes is the ledger of a caller who appends: what was asked for, group by group, and how many groups were
-// acknowledged. The check writes into it, too, so it has a Clone.
+// notes is the ledger of a caller who appends: what was asked for, and what of it was acknowledged. The check writes
+// into it, too, so it has a Clone.
 type notes struct {
-	asked   [][]wal.Event
-	acked   int
+	asked   []asked
 	dropped uint64 // DropBefore was called with it
 	torn    []byte // bytes that nobody acknowledged, and that must be kept all the same
 	opts    wal.Options
 }
 
+type asked struct {
+	group []wal.Event
+	acked bool
+}
+
 func (n *notes) Clone() *notes {
 	c := *n
-	c.asked = slices.Clip(n.asked)
+	c.asked = slices.Clone(n.asked)
 	return &c
 }
 
@@ -43,11 +51,11 @@ func (n *notes) open(disk wal.FS) (*wal.Log, error) {
 }
 
 func (n *notes) append(log *wal.Log, group ...wal.Event) error {
-	n.asked = append(n.asked, group)
 	_, err := log.Append(ctx, group...)
-	if err == nil {
-		n.acked = len(n.asked)
+	if errors.Is(err, wal.ErrNoSpace) {
+		return nil // a definite no
 	}
+	n.asked = append(n.asked, asked{group, err == nil})
 	return err
 }
 
@@ -93,21 +101,21 @@ func (n *notes) compare(log *wal.Log) error {
 		}
 		steps = append(steps, crashtest.StepOf(e))
 	}
-	var there [][]wal.Event
-	for i, group := range n.asked {
-		end := next + uint64(len(group))
-		if end > first && !same(steps[next-first:], group) {
-			if i < n.acked {
+	var there []asked
+	for i, a := range n.asked {
+		end := next + uint64(len(a.group))
+		if end > first && !same(steps[next-first:], a.group) {
+			if a.acked {
 				return fmt.Errorf("group %d was acknowledged, and is not at seq %d, of %d", i+1, next, log.LastSeq())
 			}
 			continue
 		}
-		there, next = append(there, group), end
+		there, next = append(there, asked{a.group, true}), end
 	}
 	if next != log.LastSeq()+1 {
 		return fmt.Errorf("the log ends at %d, and what was asked for at %d", log.LastSeq(), next-1)
 	}
-	n.asked, n.acked = there, len(there)
+	n.asked = there
 	return nil
 }
 
@@ -184,12 +192,10 @@ func (n *notes) groups(size, padding, times int) func(*wal.Log) error {
 func every(t *testing.T, c crashtest.Crashes[notes]) {
 	t.Helper()
 	c.Check = func(disk wal.FS, n *notes) error { return n.check(disk) }
-	if c.Budget == 0 {
-		c.Budget = 1000
-	}
+	c.Budget = thin(1200, 150)
 	synctest.Test(t, func(t *testing.T) {
 		got := c.Run(t)
-		require.Greater(t, got.SecondCrashes, got.Operations)
+		require.Greater(t, got.SecondCrashes, got.Crashes)
 	})
 }
 
@@ -243,29 +249,149 @@ func TestF14_CrashEveryOp_close(t *testing.T) {
 	}})
 }
 
-// A liar is a file system in which Sync, or SyncDir, does nothing.
-type liar struct {
-	wal.FS
-	files, dirs bool
+// Open copies the torn tail to quarantine and cuts it, with every crash on the way.
+func TestF14_F1_CrashEveryOp_quarantine(t *testing.T) {
+	var base *crashfs.FS
+	var left notes
+	synctest.Test(t, func(t *testing.T) { base, left = tornDisk(t) })
+	every(t, crashtest.Crashes[notes]{Base: base, Workload: func(disk wal.FS, n *notes) error {
+		*n = *left.Clone()
+		return n.session(disk, n.groups(1, 10, 1))
+	}})
 }
 
-type lyingFile struct{ wal.File }
+// tornDisk is what a power cut in the middle of a group left behind two that were acknowledged.
+func tornDisk(t *testing.T) (*crashfs.FS, notes) {
+	base := crashfs.New()
+	faulty := crashfs.Inject(base, crashfs.MustSchedule("write * #4 short 600 EIO"))
+	left := notes{opts: wal.Options{SegmentBytes: 4096}}
+	err := left.session(faulty, left.groups(1, 10, 2), left.groups(2, 300, 1))
+	require.ErrorIs(t, err, wal.ErrOutcomeUnknown)
+	base = base.Crash(crashfs.CutAt("log/00000000000000000001.jsonl", 1<<20)) // all of it, on stable storage
+	log, err := wal.Open("log", wal.Options{FS: base, ReadOnly: true})
+	require.NoError(t, err)
+	defer log.Close()
+	require.Len(t, log.Report().Torn, 1)
+	torn := log.Report().Torn[0]
+	left.torn = contents(base, torn.Path)[torn.Offset:][:torn.Bytes]
+	require.Greater(t, len(left.torn), 100)
+	return base, left
+}
 
-func (lyingFile) Sync() error { return nil }
+// A short log of the ancestor's, taken over in one go, and gone on with.
+func TestF14_CrashEveryOp_import(t *testing.T) {
+	plain, err := os.ReadFile("../testdata/ancestor/ordinary.jsonl")
+	require.NoError(t, err)
+	plain = bytes.Join(bytes.SplitAfterN(plain, []byte("\n"), 13)[:12], nil)
+	every(t, crashtest.Crashes[notes]{Workload: func(disk wal.FS, n *notes) error {
+		n.opts.SegmentBytes = 2048
+		return n.session(disk, func(log *wal.Log) error {
+			var events []wal.Event
+			for e, err := range wal.Import(bytes.NewReader(plain)) {
+				if err != nil {
+					return err
+				}
+				events = append(events, e)
+			}
+			for group := range slices.Chunk(events, 5) {
+				if err := n.append(log, group...); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, n.groups(1, 0, 1))
+	}})
+}
 
-func (l liar) OpenFile(name string, flag int, perm os.FileMode) (wal.File, error) {
-	f, err := l.FS.OpenFile(name, flag, perm)
-	if err == nil && l.files {
-		f = lyingFile{f}
+// The disk is full in the middle of a group, which is taken back; then there is room.
+func TestF14_F10_CrashEveryOp_full_disk(t *testing.T) {
+	every(t, crashtest.Crashes[notes]{
+		Schedule: crashfs.MustSchedule("write *1.jsonl #2 short 300 ENOSPC"),
+		Workload: func(disk wal.FS, n *notes) error {
+			n.opts.SegmentBytes = 4096
+			err := n.session(disk, n.groups(1, 0, 1), n.groups(2, 300, 1), n.groups(1, 50, 1))
+			if err == nil && len(n.asked) != 2 {
+				return fmt.Errorf("%d groups were acknowledged", len(n.asked))
+			}
+			return err
+		},
+	})
+}
+
+// Some idle time, in which the log writes a witness for its last group.
+func TestF14_CrashEveryOp_idle(t *testing.T) {
+	every(t, crashtest.Crashes[notes]{Workload: func(disk wal.FS, n *notes) error {
+		idle := func(*wal.Log) error { time.Sleep(time.Second); return nil }
+		return n.session(disk, n.groups(2, 0, 1), idle, n.groups(1, 100, 1), idle)
+	}})
+}
+
+// Every state that a crash may leave, not only those that the policies choose.
+func TestF14_CrashEveryOp_every_state(t *testing.T) {
+	every(t, crashtest.Crashes[notes]{States: 200, Workload: func(disk wal.FS, n *notes) error {
+		return n.session(disk, n.groups(2, 150, 2))
+	}})
+}
+
+// jobs is the ledger of an engine's caller: what it knows to have happened, and what may have.
+type jobs struct{ sure, maybe crashtest.Reference }
+
+func (j *jobs) do(e *recovery.Engine, steps ...crashtest.Step) error {
+	j.maybe.Append(1, steps...)
+	_, err := e.Do(ctx, crashtest.Commands(steps...)...)
+	if err == nil {
+		j.sure.Append(1, steps...)
 	}
-	return f, err
+	return err
 }
 
-func (l liar) SyncDir(name string) error {
-	if l.dirs {
-		return nil
+func (j *jobs) check(disk wal.FS) error {
+	e, err := recovery.Open(ctx, "log", recovery.Options{WAL: wal.Options{FS: disk}})
+	if err != nil {
+		return err
 	}
-	return l.FS.SyncDir(name)
+	defer e.Close()
+	found, interrupted := make(map[string]string), []string(nil)
+	for job := range e.Jobs(projection.Query{}) {
+		found[job.ID] = string(job.State)
+	}
+	for _, job := range e.Interrupted() {
+		interrupted = append(interrupted, job.ID)
+	}
+	for _, ref := range []*crashtest.Reference{&j.sure, &j.maybe} {
+		states := make(map[string]string)
+		for _, id := range ref.Jobs() {
+			states[id] = ref.State(id)
+		}
+		if maps.Equal(found, states) && slices.Equal(interrupted, ref.Interrupted(e.Report().WAL.Epoch+1)) {
+			return nil
+		}
+	}
+	return fmt.Errorf("found %v, interrupted %v", found, interrupted)
 }
 
-var _ = crashfs.New
+func TestF14_CrashEveryOp_engine(t *testing.T) {
+	step := func(on wal.EventType, id string) crashtest.Step { return crashtest.Step{Type: on, JobID: id} }
+	synctest.Test(t, func(t *testing.T) {
+		crashtest.Crashes[jobs]{
+			Workload: func(disk wal.FS, j *jobs) error {
+				e, err := recovery.Open(ctx, "log", recovery.Options{WAL: wal.Options{FS: disk, SegmentBytes: wal.MinSegmentBytes}})
+				if err != nil {
+					return err
+				}
+				for _, group := range [][]crashtest.Step{
+					{step(wal.JobSubmitted, "a"), step(wal.JobValidated, "a"), step(wal.JobStarted, "a")},
+					{step(wal.JobSubmitted, "b")},
+					{step(wal.JobCompleted, "a"), step(wal.JobValidated, "b")},
+				} {
+					if err := j.do(e, group...); err != nil {
+						return errors.Join(err, e.Close())
+					}
+				}
+				return e.Close()
+			},
+			Check:  func(disk wal.FS, j *jobs) error { return j.check(disk) },
+			Budget: thin(1200, 150),
+		}.Run(t)
+	})
+}
