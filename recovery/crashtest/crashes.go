@@ -335,28 +335,39 @@ func loses(disk *crashfs.FS) bool {
 // crashChecks crashes Check on these disks, at every operation or at as many as there is room for.
 func (x *explorer[L]) crashChecks(n int, victims []victim[L], checked seen) {
 	x.t.Helper()
-	type at struct {
-		victim[L]
-		op int
-	}
-	var all []at
-	for _, v := range victims {
-		for op := 1; op <= len(v.ops)+1; op++ {
-			all = append(all, at{v, op})
-		}
-	}
-	for i, at := range shuffled(len(all), n) {
+	all := turns(victims, n)
+	for i, a := range all {
 		if x.share <= 0 {
 			x.cover.SecondLeft += len(all) - i
 			return
 		}
-		a := all[at]
-		x.crashCheck(a.victim, a.op, checked)
+		x.crashCheck(victims[a.victim], a.op, checked)
 		if x.found != nil {
-			x.shorten(a.victim, a.op)
+			x.shorten(victims[a.victim], a.op)
 			return
 		}
 	}
+}
+
+// A turn is a crash of Check on one of the victims.
+type turn struct{ victim, op, round int }
+
+// turns are all of them, in rounds: one has every operation of Check, each on some disk.
+func turns[L any](victims []victim[L], seed int) []turn {
+	var all []turn
+	for i, v := range victims {
+		for op := range len(v.ops) + 1 {
+			all = append(all, turn{victim: i, op: op + 1})
+		}
+	}
+	rand.New(rand.NewPCG(uint64(seed), 0)).Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	rounds := make(map[int]int)
+	for i := range all {
+		all[i].round = rounds[all[i].op]
+		rounds[all[i].op]++
+	}
+	slices.SortStableFunc(all, func(a, b turn) int { return a.round - b.round })
+	return all
 }
 
 // crashCheck crashes Check before one of its operations, and looks at what that leaves. What was checked before under

@@ -61,8 +61,9 @@ type Crashes[L any] struct {
 	// Once: Check itself is not crashed.
 	Once bool
 	// Budget is how often Check may run. It is shared out evenly to the crashes: first to what they leave, what remains
-	// to crashes of Check, chosen by chance, but always the same ones. The least that is done, whatever it says, is one state
-	// of every crash. Coverage says what was left out. Default: DefaultBudget.
+	// to crashes of Check, each of its operations in turn, on disks that are chosen by chance, but always the same. The
+	// least that is done, whatever it says, is one state of every crash. Coverage says what was left out. Default:
+	// DefaultBudget.
 	Budget int
 }
 
