@@ -121,7 +121,7 @@ func (x *explorer[L]) guard(how reproducer, do func() error) (err error) {
 		v := recover()
 		switch {
 		case v == nil && !returned, fromRapid(v):
-			x.t.Logf("crashtest: the test ended itself after %q", how)
+			x.t.Logf("crashtest: the test ended itself in this run: %q", how)
 			if v != nil {
 				panic(v)
 			}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -169,7 +170,8 @@ func TestCrashes_have_teeth(t *testing.T) {
 						lie.FS = disk
 						return n.session(lie, n.groups(1, 10, 2))
 					},
-					Check: func(disk wal.FS, n *notes) error { return n.check(disk) },
+					Check:  func(disk wal.FS, n *notes) error { return n.check(disk) },
+					Budget: 200,
 				}
 				first := trial(t, func(t rapid.TB) { c.Run(t) })
 				require.Contains(t, first.fatal, "group 1 was acknowledged, and is not at seq 1")
@@ -326,7 +328,7 @@ func TestCrashes_ledger_with_a_clone(t *testing.T) {
 }
 
 // What was seen in a recovery, and is lost by the next crash: F9. Only a ledger that the check writes into shows it.
-func TestF9_Crashes_seen_then_lost(t *testing.T) {
+func TestCrashes_seen_then_lost(t *testing.T) {
 	c := crashtest.Crashes[noting]{
 		Workload: func(disk wal.FS, n *noting) error { return saveTwice(disk, &n.saved) },
 		Check: func(disk wal.FS, n *noting) error { // it makes nothing durable of what it shows
@@ -447,7 +449,42 @@ func TestCrashes_check_with_assertions(t *testing.T) {
 	require.Contains(t, h.fatal, "crash 4; zeros: the test was failed, see above")
 }
 
-// Run takes a *rapid.T: the workload is drawn, then crashed; and rapid shrinks what fails.
+// CrashEveryOp is in a bubble of its own: an hour there takes no time, and timers go off in the same place every time.
+func TestCrashEveryOp(t *testing.T) {
+	clocks := make(map[time.Duration]bool)
+	cover := crashtest.CrashEveryOp(t, func(disk wal.FS, s *saved) error {
+		begin, written := time.Now(), make(chan error)
+		time.AfterFunc(time.Hour, func() { written <- put(disk, "later", "there") })
+		if err := errors.Join(saveTwice(disk, s), <-written); err != nil {
+			return err
+		}
+		clocks[time.Since(begin)] = true
+		return nil
+	}, recoverWell)
+	require.Equal(t, 15, cover.Operations)
+	require.Equal(t, 16, cover.Crashes)
+	require.NotZero(t, cover.SecondDistinct)
+	require.Zero(t, cover.SecondLeft)
+	require.Equal(t, map[time.Duration]bool{time.Hour: true}, clocks)
+}
+
+// What rapid throws to give up a case that is of no use goes through to it.
+func TestCrashes_under_rapid_that_skips(t *testing.T) {
+	whole := 0
+	rapid.Check(t, func(t *rapid.T) {
+		skip := rapid.Bool().Draw(t, "skip")
+		crashtest.Crashes[saved]{Workload: saveTwice, Budget: 1, Check: func(disk wal.FS, s *saved) error {
+			if skip {
+				t.Skip("no use")
+			}
+			return recoverWell(disk, s)
+		}}.Run(t)
+		whole++
+	})
+	require.GreaterOrEqual(t, whole, 50)
+}
+
+// Run takes a *rapid.T: what the workload does is drawn once, before it is crashed.
 func TestCrashes_under_rapid(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		texts := rapid.SliceOfN(rapid.StringMatching(`[a-z]{1,9}`), 1, 3).Draw(t, "texts")
