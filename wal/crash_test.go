@@ -679,6 +679,43 @@ func TestCrash_C3_nested_directories(t *testing.T) {
 	}
 }
 
+// What was found: a recovery died while it copied a torn tail, the same crash took the tail, and the unfinished copy lay in
+// quarantine for ever, since nobody had anything to cut there any more.
+func TestF14_unfinished_copies_are_swept(t *testing.T) {
+	disk := crashfs.New()
+	mustClose(t, mustOpen(t, wal.Options{FS: disk}))
+	if err := disk.Mkdir("log/quarantine", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"00000000000000000001.jsonl.425.1.torn.tmp", "00000000000000000001.jsonl.425.1.torn", "mine.tmp"} {
+		f, err := disk.OpenFile("log/quarantine/"+name, os.O_RDWR|os.O_CREATE, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(disk.SyncDir("log"), disk.SyncDir("log/quarantine")); err != nil {
+		t.Fatal(err)
+	}
+	l := mustOpen(t, wal.Options{FS: disk})
+	defer mustClose(t, l)
+	want := []string{"quarantine/00000000000000000001.jsonl.425.1.torn.tmp"}
+	if got := l.Report().Swept; !slices.Equal(got, want) {
+		t.Errorf("swept %q", got)
+	}
+	list, err := disk.Crash(crashfs.SyncedOnly).ReadDir("log/quarantine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range list {
+		if e.Name() == path.Base(want[0]) {
+			t.Error("it comes back with the next crash")
+		}
+	}
+}
+
 // A saboteur is a file system that leaves something out. The tests above must notice each.
 type saboteur struct {
 	wal.FS

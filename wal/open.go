@@ -329,21 +329,25 @@ func (l *Log) addSegment(extra ...mark) error {
 
 // sweep removes what interrupted work left: temporary files, and segments below the floor.
 func (l *Log) sweep(temps []string, s *survey) error {
-	paths := make([]string, 0, len(temps))
-	for _, name := range temps {
-		paths = append(paths, filepath.Join(l.dir, name))
-	}
 	for _, seg := range s.segments[:s.dropped()] {
-		paths = append(paths, seg.path)
+		temps = append(temps, filepath.Base(seg.path))
 	}
-	for _, path := range paths {
-		if err := l.fs.Remove(path); err != nil && !isNotExist(err) {
-			return errors.Join(err, l.active.Close())
+	if err := errors.Join(l.remove("", temps), l.remove(quarantineDir, unfinishedCopies(l.fs, l.dir))); err != nil {
+		return errors.Join(err, l.active.Close())
+	}
+	return nil
+}
+
+// remove removes files of the log's directory, or of one below it.
+func (l *Log) remove(below string, names []string) error {
+	for _, name := range names {
+		if err := l.fs.Remove(filepath.Join(l.dir, below, name)); err != nil && !isNotExist(err) {
+			return err
 		}
-		l.report.Swept = append(l.report.Swept, filepath.Base(path))
+		l.report.Swept = append(l.report.Swept, filepath.Join(below, name))
 	}
-	if len(paths) == 0 {
+	if len(names) == 0 {
 		return nil
 	}
-	return l.fs.SyncDir(l.dir)
+	return l.fs.SyncDir(filepath.Join(l.dir, below))
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -38,7 +39,7 @@ func quarantine(fsys FS, dir string, t Torn, now time.Time) (string, error) {
 	defer src.Close() // only read
 	body := io.NewSectionReader(src, t.Offset, t.Bytes)
 	for n := 1; ; n++ {
-		path := filepath.Join(into, fmt.Sprintf("%s.%d.%d.torn", filepath.Base(t.Path), t.Offset, n))
+		path := filepath.Join(into, fmt.Sprintf("%s.%d.%d%s", filepath.Base(t.Path), t.Offset, n, tornSuffix))
 		same, err := holds(fsys, path, body)
 		if errors.Is(err, fs.ErrNotExist) {
 			return path, copyCut(fsys, path, t, body, now)
@@ -51,6 +52,19 @@ func quarantine(fsys FS, dir string, t Torn, now time.Time) (string, error) {
 			return path, fsys.SyncDir(into)
 		}
 	}
+}
+
+// unfinishedCopies are what a crash left of copies that were under way. If the bytes are still in their segment, they were
+// copied again, under the same name; if not, that crash took them, and nobody cut them. A directory that can't be listed
+// keeps them: they are in nobody's way.
+func unfinishedCopies(fsys FS, dir string) (names []string) {
+	list, _ := fsys.ReadDir(filepath.Join(dir, quarantineDir))
+	for _, e := range list {
+		if strings.HasSuffix(e.Name(), tornSuffix+tempSuffix) && !e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names
 }
 
 // holds tells whether path is the whole copy of body. A copy that another one's crash cut short is not.

@@ -17,6 +17,7 @@ const (
 	segmentSuffix = ".jsonl"
 	tempSuffix    = ".tmp"
 	quarantineDir = "quarantine"
+	tornSuffix    = ".torn"
 	seqDigits     = 20
 )
 
