@@ -17,9 +17,6 @@ import (
 	"github.com/jobwal/jobwal/wal/crashfs"
 )
 
-// DefaultBudget is how often Check may run when [Crashes] does not say.
-const DefaultBudget = 10_000
-
 // explorer is one Run, or one Replay.
 type explorer[L any] struct {
 	Crashes[L]
@@ -70,7 +67,7 @@ func (x *explorer[L]) whole() {
 		x.t.Fatalf("crashtest: the workload fails without a crash: %v\n%s", w.err, listing(w.ops, 0))
 	}
 	if len(w.ops) == 0 {
-		x.t.Fatalf("crashtest: the workload makes no file operations: there is nothing to crash, and this test proves nothing")
+		x.t.Fatalf("crashtest: the workload makes no file operations: nothing can crash, and this test proves nothing")
 	}
 	x.ops, x.cover.Operations = w.ops, len(w.ops)
 	c := x.live(x.Check, copyOf(w.disk), nil, nil, x.clone(w.ledger))
@@ -175,9 +172,9 @@ func (x *explorer[L]) same(who string, before, now []crashfs.Op, n int, err erro
 			is = string(now[i].Kind)
 		}
 		if was != is {
-			x.t.Fatalf("crashtest: the %[1]s isn't deterministic: its operation %[2]d was %[3]s when nothing crashed, and is %[4]s in "+
-				"the run that crashes at %[5]d (error: %[6]v). Run it in a synctest bubble, on one goroutine, and without "+
-				"randomness or clocks that change what it writes.\nbefore:\n%[7]snow:\n%[8]s",
+			x.t.Fatalf("crashtest: the %[1]s isn't deterministic: its operation %[2]d was %[3]s when nothing crashed, and is "+
+				"%[4]s in the run that crashes at %[5]d (error: %[6]v). Run it in a synctest bubble, on one goroutine, and "+
+				"without randomness or clocks that change what it writes.\nbefore:\n%[7]snow:\n%[8]s",
 				who, i+1, was, is, n, err, listing(before, i+1), listing(now, i+1))
 		}
 	}
@@ -411,100 +408,4 @@ func (x *explorer[L]) shorten(v victim[L], op int) {
 		}
 	}
 	x.found, x.cover = found, cover
-}
-
-// follow does what a reproducer says, and nothing else. It returns what it saw; without an error, nothing was wrong.
-func (x *explorer[L]) follow(how reproducer) *failure {
-	x.t.Helper()
-	f := &failure{how: how}
-	if last := len(x.ops) + 1; how[0].at > last {
-		x.t.Fatalf("crashtest: %q: the workload makes %d operations", how, len(x.ops))
-	}
-	l := x.work(how[0].at)
-	f.see("the workload, and where the power goes:\n%s", listing(x.ops, how[0].at))
-	for i, c := range how {
-		if l.err != nil {
-			f.how, f.err = append(slices.Clone(how[:i]), crash{at: c.at}), l.err
-			return f
-		}
-		if c.leaves == nil {
-			return f
-		}
-		disk, err := c.leaves.disk(l.disk)
-		if err != nil {
-			x.t.Fatalf("crashtest: %q: %v", how, err)
-		}
-		f.see("what %s left:\n%s", c.leaves, indent(disk.String()))
-		now := how[:i+1]
-		if i+1 < len(how) {
-			now = append(slices.Clone(now), crash{at: how[i+1].at})
-		}
-		l = x.live(x.Check, disk, nil, now, x.clone(l.ledger))
-		f.see("the check, and what it changes:\n%s", listing(l.ops, 0))
-	}
-	f.err = l.err
-	return f
-}
-
-// fail ends the test with what was found, as it looks when it is run by itself.
-func (x *explorer[L]) fail() {
-	x.t.Helper()
-	f := x.follow(x.found.how)
-	if f.err == nil {
-		f.err = x.found.err
-		if !errors.Is(f.err, errTestFailed) {
-			f.see("It did not fail again when it was run by itself: is something not deterministic, or does Check change a " +
-				"ledger that has no method Clone?\n")
-		}
-	}
-	x.t.Fatalf("%v", f)
-}
-
-// A failure is what went wrong, how to get there, and the way that it took.
-type failure struct {
-	how    reproducer
-	err    error
-	scenes strings.Builder
-}
-
-func (f *failure) see(format string, args ...any) { fmt.Fprintf(&f.scenes, format, args...) }
-
-func (f *failure) String() string {
-	return fmt.Sprintf("crashtest: %v: %v\n%sTo run this again, alone: Replay(t, %q) of a crashtest.Crashes with the same settings.",
-		f.how, f.err, &f.scenes, f.how)
-}
-
-// listing shows the operations around one, by their numbers; 0 for the last ones.
-func listing(ops []crashfs.Op, at int) string {
-	const before, after = 12, 3
-	if len(ops) == 0 {
-		return "\t(no operations)\n"
-	}
-	around := at
-	if around == 0 {
-		around = len(ops)
-	}
-	var b strings.Builder
-	from := max(0, around-1-before)
-	if from > 0 {
-		fmt.Fprintf(&b, "\t%6s\n", "…")
-	}
-	for i := from; i < min(len(ops), around+after); i++ {
-		mark := ' '
-		if i+1 == at {
-			mark = '>'
-		}
-		fmt.Fprintf(&b, "\t%c%5d %v\n", mark, i+1, ops[i])
-	}
-	if at > len(ops) {
-		fmt.Fprintf(&b, "\t>%5d (after all of them)\n", at)
-	}
-	return b.String()
-}
-
-func indent(s string) string {
-	if s == "" {
-		return "\t(nothing)\n"
-	}
-	return "\t" + strings.ReplaceAll(strings.TrimSuffix(s, "\n"), "\n", "\n\t") + "\n"
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -447,6 +448,22 @@ func TestCrashes_check_with_assertions(t *testing.T) {
 		}.Run(t)
 	})
 	require.Contains(t, h.fatal, "crash 4; zeros: the test was failed, see above")
+}
+
+// A function that ends the test, as testing's FailNow does, can't be brought back, but where it was is said.
+func TestCrashes_check_that_ends_the_test(t *testing.T) {
+	h, ended := &handle{TB: t}, make(chan bool)
+	go func() {
+		defer close(ended)
+		crashtest.Crashes[saved]{Workload: saveTwice, Check: func(disk wal.FS, s *saved) error {
+			if len(contents(disk, "a")) == 0 {
+				runtime.Goexit()
+			}
+			return nil
+		}}.Run(h)
+	}()
+	<-ended
+	require.Equal(t, []string{`crashtest: the test ended itself in this run: "crash 1; synced"`}, h.logs)
 }
 
 // CrashEveryOp is in a bubble of its own: an hour there takes no time, and timers go off in the same place every time.

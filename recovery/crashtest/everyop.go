@@ -11,10 +11,14 @@ import (
 )
 
 // CrashEveryOp proves a program crash-safe that keeps its files on a [wal.FS]: it runs the workload once as it is, then
-// once for each of its file operations with the power going just before that operation, and gives check every disk that
-// this may leave; then it does the same to check itself, which is the recovery. It is [Crashes] with nothing but the two
-// functions, in a synctest bubble of its own, so that timers (those of the log among them) fire at the same point of
+// once for each of its file operations with the power going just before that operation, and gives check the disks that
+// this may leave; then it does the same to check itself, which is the recovery. It is [Crashes] with nothing but the
+// two functions, in a synctest bubble of its own, so that timers (those of the log among them) fire at the same point of
 // every run. t must not be in a bubble already; t.Run and t.Parallel are not to be called in either function.
+//
+// A crash at each operation of a small workload is the idea of ALICE (Pillai et al., OSDI 2014) and CrashMonkey (Mohan et
+// al., OSDI 2018): of the bugs that are known, most need three operations or fewer. A few appends, a rotation or a
+// reopening are better workloads than a thousand appends.
 //
 // L is the ledger: whatever the workload has to note for check to know what must be there. A [History] is one; so is a
 // []string of what was acknowledged. Each run of the workload gets a new one, its zero value.
@@ -29,7 +33,11 @@ func CrashEveryOp[L any](t *testing.T, workload, check func(disk wal.FS, ledger 
 	return c
 }
 
-// Crashes are the crashes of one workload: [CrashEveryOp] with settings. Workload and Check are needed, the rest is not.
+// DefaultBudget is how often Check may run when [Crashes] does not say.
+const DefaultBudget = 10_000
+
+// Crashes are the crashes of one workload: [CrashEveryOp] with settings. Workload and Check are needed, nothing else is.
+// It holds no state: it may be copied, and run any number of times.
 type Crashes[L any] struct {
 	// Workload is what the program does. It gets a disk, which is a *crashfs.Faulty, and notes in the ledger what it was
 	// promised and what it was told. When the power goes, all operations fail with crashfs.ErrCrashed; Workload returns
@@ -46,7 +54,8 @@ type Crashes[L any] struct {
 	// close what it has opened.
 	//
 	// Many runs of Check share one ledger and must not change it; unless *L has a method Clone() *L. Then each run has a
-	// copy of its own, and may note what it saw or did itself: the Check that follows its crash finds that there.
+	// copy of its own, and may note what it saw or did itself: the Check that follows its crash finds that there. Only
+	// so a recovery is caught that shows what it has not made durable.
 	Check func(disk wal.FS, ledger *L) error
 	// Base is what is on the disk when Workload begins; each run gets a copy. Default: nothing.
 	Base *crashfs.FS
@@ -67,8 +76,10 @@ type Crashes[L any] struct {
 	Budget int
 }
 
-// Run does it all, logs the coverage, and fails the test where something is wrong. It is not in a bubble unless its
-// caller is. With a *rapid.T, neither function may draw from it.
+// Run does it all, logs the coverage, and fails the test where something is wrong; t.Fatalf has the reproducer. What can
+// prove nothing fails too: a Workload without file operations, a Check that never looks at the disk, either of them
+// failing when nothing crashes. Run is not in a bubble unless its caller is. With a *rapid.T, neither function may draw
+// from it.
 func (c Crashes[L]) Run(t rapid.TB) Coverage {
 	t.Helper()
 	x := c.explorer(t)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -139,9 +140,8 @@ func (n *notes) compare(log *wal.Log) error {
 
 // same tells whether the steps begin with this group.
 func same(steps []crashtest.Step, group []wal.Event) bool {
-	return len(steps) >= len(group) && slices.EqualFunc(steps[:len(group)], group, func(s crashtest.Step, e wal.Event) bool {
-		return s.Same(crashtest.StepOf(e))
-	})
+	equal := func(s crashtest.Step, e wal.Event) bool { return s.Same(crashtest.StepOf(e)) }
+	return len(steps) >= len(group) && slices.EqualFunc(steps[:len(group)], group, equal)
 }
 
 func job(id string, padding int) wal.Event {
@@ -193,12 +193,22 @@ func (n *notes) groups(size, padding, times int) func(*wal.Log) error {
 	}
 }
 
+var allCrashes = flag.Bool("all-crashes", false, "crash every recovery at every operation: a minute or two")
+
+// budget is what an ordinary test has time for: each operation of the recovery about once for each crash of the workload.
+func budget() int {
+	if *allCrashes {
+		return 1_000_000
+	}
+	return thin(1500, 200)
+}
+
 // every runs a workload over the log through all of its crashes.
 func every(t *testing.T, c crashtest.Crashes[notes]) {
 	t.Helper()
 	t.Parallel()
 	c.Check = func(disk wal.FS, n *notes) error { return n.check(disk) }
-	c.Budget = thin(1500, 200) // a few times as many would be all
+	c.Budget = budget()
 	synctest.Test(t, func(t *testing.T) {
 		got := c.Run(t)
 		require.NotZero(t, got.SecondDistinct)
@@ -398,7 +408,7 @@ func TestF14_CrashEveryOp_engine(t *testing.T) {
 				return e.Close()
 			},
 			Check:  func(disk wal.FS, j *jobs) error { return j.check(disk) },
-			Budget: thin(1500, 200),
+			Budget: budget(),
 		}.Run(t)
 	})
 }
