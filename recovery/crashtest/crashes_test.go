@@ -515,7 +515,7 @@ func TestCrashes_under_rapid(t *testing.T) {
 				}
 				return nil
 			},
-			Check: recoverWell, Budget: 50,
+			Check: recoverWell, Budget: 20,
 		}.Run(t)
 	})
 }

@@ -200,7 +200,7 @@ func budget() int {
 	if *allCrashes {
 		return 1_000_000
 	}
-	return thin(1500, 200)
+	return thin(1500, 120)
 }
 
 // every runs a workload over the log through all of its crashes.
