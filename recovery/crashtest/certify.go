@@ -53,7 +53,8 @@ type Program struct {
 	Within time.Duration
 	// Seed chooses among second kills, and random ones. Default 0, which is as good as any.
 	Seed uint64
-	// Parallel is how many trials run at once. Default: runtime.GOMAXPROCS(0).
+	// Parallel is how many trials run at once. Default: 4 times runtime.GOMAXPROCS(0), since a program that syncs mostly
+	// waits.
 	Parallel int
 	// Dir is where trials have their directories. Default: a directory of the system's, removed at the end. In one that
 	// is given the directory of a trial that failed stays.
@@ -212,7 +213,7 @@ func newCertifier(p Program) (*certifier, error) {
 		p.Timeout = 30 * time.Second
 	}
 	if p.Parallel <= 0 {
-		p.Parallel = runtime.GOMAXPROCS(0)
+		p.Parallel = 4 * runtime.GOMAXPROCS(0)
 	}
 	c := &certifier{program: p, dir: p.Dir, clean: func() error { return nil }, seconds: make(map[Kill]int),
 		cert: Certificate{Places: make(map[string]int)}}
@@ -259,15 +260,15 @@ func (c *certifier) run(ctx context.Context) error {
 // undisturbed runs the program without a kill and learns from it what there is to be killed at.
 func (c *certifier) undisturbed(ctx context.Context) (operations int, err error) {
 	out := c.trial(ctx, nil, func(string, ...any) {})
+	if out.noLog() {
+		return 0, fmt.Errorf("crashtest: the program ended well, and there is no job in %q of its directory: is Program.Log right?",
+			c.program.Log)
+	}
 	if out.err != nil {
 		return 0, out.err
 	}
 	c.first = out.trial
 	last := out.trial.last
-	if len(last.jobs) == 0 {
-		return 0, fmt.Errorf("crashtest: the program ended, and there is no job in %q of its directory: is Program.Log right?",
-			c.program.Log)
-	}
 	acting := make(map[string]bool)
 	for _, e := range last.entries {
 		if e.Mark == subject.Performed {
@@ -400,6 +401,12 @@ func (c *certifier) one(ctx context.Context, i int, plan Kills) {
 type outcome struct {
 	trial *trial
 	err   error
+}
+
+// noLog tells that the program did its work, and not where it is looked for.
+func (o outcome) noLog() bool {
+	return o.trial != nil && len(o.trial.lives) > 0 && o.trial.lives[0].err == nil && !o.trial.lives[0].hung &&
+		o.trial.last.broken == nil && len(o.trial.last.jobs) == 0
 }
 
 // trial takes the program through one whole life in a directory of its own, which is removed unless it is to be kept.

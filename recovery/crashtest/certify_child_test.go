@@ -1,12 +1,14 @@
 package crashtest_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/jobwal/jobwal/recovery"
@@ -57,7 +59,7 @@ func shop(behaviour, dir string) (err error) {
 	if s.ledger, err = crashtest.OpenLedger(""); err != nil {
 		return err
 	}
-	if err := s.sabotageLog(); err != nil {
+	if err := s.sabotage(); err != nil {
 		return err
 	}
 	opts := recovery.Options{WAL: wal.Options{FS: crashtest.KillFS(wal.OS)}}
@@ -74,25 +76,58 @@ func shop(behaviour, dir string) (err error) {
 		return err
 	}
 	if behaviour == "hangs" {
-		_, _ = io.Copy(io.Discard, os.NewFile(3, "nothing comes"))
+		nothing, _, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		_, _ = io.Copy(io.Discard, nothing)
 	}
 	return s.engine.Close()
 }
 
-// sabotageLog is what a program does that loses, or breaks, what the life before had acknowledged.
-func (s *seller) sabotageLog() error {
+// sabotage is what a program does that loses, or breaks, what the life before had acknowledged.
+func (s *seller) sabotage() error {
 	jobs := filepath.Join(s.dir, "jobs")
 	switch s.behaviour {
 	case "starts afresh":
 		return os.RemoveAll(jobs)
 	case "scribbles":
-		names, err := filepath.Glob(filepath.Join(jobs, "*.jsonl"))
-		if err != nil || len(names) == 0 {
-			return err
+		return scribble(jobs)
+	case "gives up":
+		if _, err := os.Stat(jobs); err == nil {
+			return errors.New("there was somebody here before")
 		}
-		return os.WriteFile(names[0], []byte("scribble\n"), 0o644)
 	}
 	return nil
+}
+
+// scribble flips a bit of the first event, if later ones speak for it.
+func scribble(jobs string) error {
+	name := filepath.Join(jobs, "00000000000000000001.jsonl")
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil // no log yet
+	}
+	i := bytes.Index(data, []byte(`"job_submitted"`))
+	if i < 0 || !bytes.Contains(data, []byte(`"job_started"`)) {
+		return nil
+	}
+	data[i+1] ^= 1
+	return os.WriteFile(name, data, 0o644)
+}
+
+// tear leaves half a record behind the log's end. The engine writes over it; killed before, it leaves a torn end.
+func (s *seller) tear() error {
+	names, err := filepath.Glob(filepath.Join(s.dir, "jobs", "*.jsonl"))
+	if err != nil || len(names) == 0 {
+		return errors.Join(err, errors.New("nothing to tear"))
+	}
+	f, err := os.OpenFile(slices.Max(names), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(`{"seq":99,"pr`)
+	return errors.Join(err, f.Close())
 }
 
 func (s *seller) sell(ctx context.Context) error {
@@ -140,7 +175,9 @@ func (s *seller) serve(ctx context.Context, o order) error {
 			if !o.undo {
 				return nil
 			}
-			err = s.undo(ctx, o)
+			if err = s.undo(ctx, o); s.behaviour == "undoes only the world" {
+				return err
+			}
 		default:
 			return nil
 		}
@@ -154,6 +191,11 @@ func (s *seller) serve(ctx context.Context, o order) error {
 func (s *seller) do(ctx context.Context, last wal.EventType, commands ...recovery.Command) error {
 	if s.behaviour == "tells first" && last == wal.JobValidated {
 		if err := s.ledger.Acked("pay", last, 2); err != nil {
+			return err
+		}
+	}
+	if s.behaviour == "tears" {
+		if err := s.tear(); err != nil {
 			return err
 		}
 	}
@@ -255,7 +297,7 @@ func (s *seller) undo(ctx context.Context, o order) error {
 		}
 	}
 	if s.behaviour == "undoes only the world" {
-		return errors.New("over")
+		return nil
 	}
 	return s.do(ctx, wal.JobRolledBack, recovery.RollBack(o.id, "a gift is given back"))
 }
