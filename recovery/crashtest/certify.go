@@ -44,6 +44,10 @@ type Program struct {
 	// Lax: the program chose wal.SyncEvery or wal.SyncNever, so it may act, and acknowledge, before its log is synced.
 	Lax bool
 
+	// Sync: let KillFS sync for real. It is slower, and proves no more by itself, but concurrent appends then wait for
+	// each other, and are grouped, as in earnest. Default: syncs are only counted.
+	Sync bool
+
 	// Trials is how many times the program is taken through its whole life, once undisturbed, and at the most. Default
 	// 300. Places to kill it at that are left out for it are counted in [Certificate.LeftOut].
 	Trials int
@@ -53,8 +57,7 @@ type Program struct {
 	Within time.Duration
 	// Seed chooses among second kills, and random ones. Default 0, which is as good as any.
 	Seed uint64
-	// Parallel is how many trials run at once. Default: 4 times runtime.GOMAXPROCS(0), since a program that syncs mostly
-	// waits.
+	// Parallel is how many trials run at once. Default: twice runtime.GOMAXPROCS(0), since a program waits, too.
 	Parallel int
 	// Dir is where trials have their directories. Default: a directory of the system's, removed at the end. In one that
 	// is given the directory of a trial that failed stays.
@@ -213,7 +216,7 @@ func newCertifier(p Program) (*certifier, error) {
 		p.Timeout = 30 * time.Second
 	}
 	if p.Parallel <= 0 {
-		p.Parallel = 4 * runtime.GOMAXPROCS(0)
+		p.Parallel = 2 * runtime.GOMAXPROCS(0)
 	}
 	c := &certifier{program: p, dir: p.Dir, clean: func() error { return nil }, seconds: make(map[Kill]int),
 		cert: Certificate{Places: make(map[string]int)}}

@@ -64,7 +64,7 @@ func shop(behaviour, dir string) (err error) {
 	}
 	opts := recovery.Options{WAL: wal.Options{FS: crashtest.KillFS(wal.OS)}}
 	switch behaviour {
-	case "outside", "outside, again":
+	case "outside", "outside, again", "stops at the gift":
 		opts.WAL.FS = wal.OS
 	case "never syncs", "never syncs, by choice":
 		opts.WAL.Sync = wal.SyncNever
@@ -76,13 +76,18 @@ func shop(behaviour, dir string) (err error) {
 		return err
 	}
 	if behaviour == "hangs" {
-		nothing, _, err := os.Pipe()
-		if err != nil {
-			return err
-		}
-		_, _ = io.Copy(io.Discard, nothing)
+		return forEver()
 	}
 	return s.engine.Close()
+}
+
+// forEver waits for what never comes.
+func forEver() error {
+	nothing, _, err := os.Pipe()
+	if err == nil {
+		_, err = io.Copy(io.Discard, nothing)
+	}
+	return err
 }
 
 // sabotage is what a program does that loses, or breaks, what the life before had acknowledged.
@@ -162,6 +167,9 @@ func (s *seller) serve(ctx context.Context, o order) error {
 		var err error
 		switch job.State {
 		case statemachine.None:
+			if s.behaviour == "stops at the gift" && o.id == "gift" {
+				return forEver()
+			}
 			err = s.do(ctx, wal.JobValidated, recovery.Submit(recovery.Submission{JobID: o.id, Capability: o.capability}),
 				recovery.Validate(o.id))
 		case statemachine.Validated:

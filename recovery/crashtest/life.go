@@ -37,7 +37,7 @@ const pollEvery = 200 * time.Microsecond
 // live starts the program once and sees it to its end.
 func (tr *trial) live(ctx context.Context, n int, kill Kill) (l life, err error) {
 	cmd := tr.program.Command(tr.dir(), tr.ledger())
-	o := orders.Orders{Ledger: tr.ledger(), Trace: tr.path("trace", n), Life: n, Kill: kill.Op, After: kill.After}
+	o := orders.Orders{Ledger: tr.ledger(), Trace: tr.path("trace", n), Life: n, Kill: kill.Op, After: kill.After, Sync: tr.program.Sync}
 	cmd.Env = append(cmd.Environ(), o.Environ())
 	out, err := os.Create(tr.path("output", n))
 	if err != nil {

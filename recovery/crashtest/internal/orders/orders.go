@@ -19,6 +19,7 @@ type Orders struct {
 	Life   int    `json:"life"`   // which start of the program this is, from 1
 	Kill   int    `json:"kill"`   // die at this operation, from 1; 0: live
 	After  bool   `json:"after"`  // of an operation that is to be died at: when it is done and has not returned
+	Sync   bool   `json:"sync"`   // sync for real
 }
 
 // Ledger, Idle and Killed are words in a trace, besides the kinds of file operations.
