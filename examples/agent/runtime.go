@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/jobwal/jobwal/recovery"
+	"github.com/jobwal/jobwal/recovery/crashtest/subject"
 	"github.com/jobwal/jobwal/statemachine"
 	"github.com/jobwal/jobwal/wal"
 )
@@ -16,6 +17,7 @@ import (
 // agent takes the steps of a plan through the lifecycle of a job.
 type agent struct {
 	engine *recovery.Engine
+	ledger *subject.Ledger // nil, unless a test certifies the agent
 	plan   plan
 	root   *os.Root
 	s      settings
@@ -42,7 +44,11 @@ func runChild(ctx context.Context, p plan, s settings) (err error) {
 		return err
 	}
 	defer a.root.Close() // nothing is written through it
-	if a.engine, err = recovery.Open(ctx, jobsDir(s.workdir), recovery.Options{}); err != nil {
+	if a.ledger, err = subject.OpenLedger(""); err != nil {
+		return err
+	}
+	opts := recovery.Options{WAL: wal.Options{FS: subject.KillFS(wal.OS)}} // wal.OS, unless a test certifies the agent
+	if a.engine, err = recovery.Open(ctx, jobsDir(s.workdir), opts); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, a.engine.Close()) }()
@@ -153,7 +159,14 @@ var eventOf = map[statemachine.State]wal.EventType{
 }
 
 func (a *agent) acknowledge(job statemachine.Job) error {
-	return a.out.Encode(message{Seq: job.Seq, Job: job.ID, Type: eventOf[job.State]})
+	m := message{Seq: job.Seq, Job: job.ID, Type: eventOf[job.State]}
+	return errors.Join(a.out.Encode(m), a.ledger.Acked(m.Job, m.Type, m.Seq))
+}
+
+// effect is what a job does to the world: what decide will not run twice is irreversible.
+func (a *agent) effect(job statemachine.Job) subject.Effect {
+	step, known := a.plan.step(job.ID)
+	return subject.Effect{Job: job.ID, Capability: job.Capability, Irreversible: decide(job, step, known).action == giveUp}
 }
 
 func (a *agent) workshop(job statemachine.Job) workshop {
@@ -187,10 +200,19 @@ func (a *agent) work(ctx context.Context, job statemachine.Job) (statemachine.Jo
 		if err := does.undo(ctx, w, args); err != nil {
 			return a.engine.Fail(ctx, job.ID, fmt.Errorf("undoing an interrupted run: %w", err))
 		}
+		if err := a.ledger.Undone(a.effect(job)); err != nil {
+			return job, err
+		}
+	}
+	if err := a.ledger.Begin(a.effect(job)); err != nil {
+		return job, err
 	}
 	output, err := does.run(ctx, w, args)
 	if err != nil {
 		return a.engine.Fail(ctx, job.ID, err)
+	}
+	if err := a.ledger.Done(a.effect(job)); err != nil {
+		return job, err
 	}
 	return a.engine.Complete(ctx, job.ID, output)
 }
@@ -203,6 +225,9 @@ func (a *agent) rollBack(ctx context.Context, job statemachine.Job) (statemachin
 	}
 	if err := capabilities[job.Capability].undo(ctx, a.workshop(job), args); err != nil {
 		return job, fmt.Errorf("undo: %w", err)
+	}
+	if err := a.ledger.Undone(a.effect(job)); err != nil {
+		return job, err
 	}
 	return a.engine.RollBack(ctx, job.ID, "the plan says so")
 }
