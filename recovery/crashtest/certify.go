@@ -193,9 +193,9 @@ func (p Program) Replay(t rapid.TB, reproducer string) {
 // certifier is one call of Certify.
 type certifier struct {
 	program Program
-	rules   rules
+	rules   programRules
 	dir     string
-	first   *trial // the undisturbed one
+	first   *programTrial // the undisturbed one
 	clean   func() error
 
 	mu      sync.Mutex // guards the fields below
@@ -227,7 +227,7 @@ func newCertifier(p Program) (*certifier, error) {
 		}
 		c.dir, c.clean = dir, func() error { return os.RemoveAll(dir) }
 	}
-	c.rules = rules{effectful: p.Effectful, irreversible: p.Irreversible, lax: p.Lax}
+	c.rules = programRules{effectful: p.Effectful, irreversible: p.Irreversible, lax: p.Lax}
 	if c.rules.irreversible == nil {
 		c.rules.irreversible = func(string) bool { return false }
 	}
@@ -248,7 +248,7 @@ func (c *certifier) run(ctx context.Context) error {
 		return err
 	}
 	singles := c.singles(operations)
-	kept := spread(singles, c.program.Trials-1)
+	kept := spreadPlans(singles, c.program.Trials-1)
 	if err := c.all(ctx, kept); err != nil {
 		return err
 	}
@@ -314,8 +314,8 @@ func (c *certifier) randomTime(random *rand.Rand) time.Duration {
 	return 1 + time.Duration(random.Int64N(int64(c.first.lives[0].took)))
 }
 
-// spread keeps at most n plans, evenly.
-func spread(plans []Kills, n int) []Kills {
+// spreadPlans keeps at most n plans, evenly.
+func spreadPlans(plans []Kills, n int) []Kills {
 	if len(plans) <= n {
 		return plans
 	}
@@ -382,7 +382,7 @@ func (c *certifier) wanted(i int) bool {
 
 // one runs the i-th trial. One that there is no time for is left out.
 func (c *certifier) one(ctx context.Context, i int, plan Kills) {
-	out := outcome{err: ctx.Err()}
+	out := trialOutcome{err: ctx.Err()}
 	if out.err == nil {
 		out = c.trial(ctx, plan, func(string, ...any) {})
 	}
@@ -400,46 +400,46 @@ func (c *certifier) one(ctx context.Context, i int, plan Kills) {
 	}
 }
 
-// outcome is a trial that was made, and what it showed.
-type outcome struct {
-	trial *trial
+// trialOutcome is a trial that was made, and what it showed.
+type trialOutcome struct {
+	trial *programTrial
 	err   error
 }
 
 // noLog tells that the program did its work, and not where it is looked for.
-func (o outcome) noLog() bool {
+func (o trialOutcome) noLog() bool {
 	return o.trial != nil && len(o.trial.lives) > 0 && o.trial.lives[0].err == nil && !o.trial.lives[0].hung &&
 		o.trial.last.broken == nil && len(o.trial.last.jobs) == 0
 }
 
 // trial takes the program through one whole life in a directory of its own, which is removed unless it is to be kept.
-func (c *certifier) trial(ctx context.Context, plan Kills, logf func(string, ...any)) outcome {
+func (c *certifier) trial(ctx context.Context, plan Kills, logf func(string, ...any)) trialOutcome {
 	root, err := os.MkdirTemp(c.dir, "trial-")
 	if err != nil {
-		return outcome{err: err}
+		return trialOutcome{err: err}
 	}
 	if root, err = filepath.Abs(root); err != nil {
-		return outcome{err: err}
+		return trialOutcome{err: err}
 	}
-	tr := &trial{program: &c.program, root: root, kills: plan, logf: logf, account: newAccount(c.rules)}
+	tr := &programTrial{program: &c.program, root: root, kills: plan, logf: logf, account: newAccount(c.rules)}
 	err = tr.run(ctx)
 	c.count(tr)
 	if err != nil {
-		return outcome{tr, errors.Join(err, os.RemoveAll(root))}
+		return trialOutcome{tr, errors.Join(err, os.RemoveAll(root))}
 	}
 	if len(tr.account.breaches) == 0 {
-		return outcome{tr, os.RemoveAll(root)}
+		return trialOutcome{tr, os.RemoveAll(root)}
 	}
 	u := &Uncertified{Kills: plan[:min(len(plan), len(tr.lives))], Breaches: tr.account.breaches}
 	if c.program.Dir == "" {
-		return outcome{tr, errors.Join(u, os.RemoveAll(root))}
+		return trialOutcome{tr, errors.Join(u, os.RemoveAll(root))}
 	}
 	u.Dir = root
-	return outcome{tr, u}
+	return trialOutcome{tr, u}
 }
 
 // count adds a trial to the certificate.
-func (c *certifier) count(tr *trial) {
+func (c *certifier) count(tr *programTrial) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cert.Trials++
@@ -452,18 +452,18 @@ func (c *certifier) count(tr *trial) {
 	for i, l := range tr.lives {
 		if l.killed && i < len(tr.kills) {
 			c.cert.Kills++
-			c.cert.Places[place(tr.kills[i], l)]++
+			c.cert.Places[killPlace(tr.kills[i], l)]++
 		} else if i < len(tr.kills) {
 			c.cert.Missed++
 		}
 	}
-	if c.first != nil && len(tr.lives) > 0 && varied(c.first.lives[0].trace.Ops, tr.lives[0].trace.Ops) {
+	if c.first != nil && len(tr.lives) > 0 && otherOps(c.first.lives[0].trace.Ops, tr.lives[0].trace.Ops) {
 		c.cert.Varied++
 	}
 }
 
-// place says what a kill hit, by kind of operation.
-func place(k Kill, l life) string {
+// killPlace says what a kill hit, by kind of operation.
+func killPlace(k Kill, l programLife) string {
 	switch {
 	case k.Events > 0:
 		return "at an event"
@@ -482,7 +482,7 @@ func place(k Kill, l life) string {
 	return when + " " + strings.Join(words, " ")
 }
 
-// varied tells whether a life that may have been cut short did something else than the one that was not.
-func varied(whole, cut []string) bool {
+// otherOps tells whether a life that may have been cut short did something else than the one that was not.
+func otherOps(whole, cut []string) bool {
 	return len(cut) > len(whole) || !slices.Equal(whole[:len(cut)], cut)
 }

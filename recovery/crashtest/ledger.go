@@ -49,8 +49,8 @@ func (b Breach) String() string {
 	return fmt.Sprintf("%s%s (life %s)", text, b.Detail, strings.Join(lives, ", "))
 }
 
-// rules are what of the judgement depends on the program.
-type rules struct {
+// programRules are what of the judgement depends on the program.
+type programRules struct {
 	effectful    func(capability string) bool // its completed jobs must have had an effect
 	irreversible func(capability string) bool
 	lax          bool // the log is not synced at once, by choice
@@ -58,7 +58,7 @@ type rules struct {
 
 // account holds the ledger of one trial against its log, life after life.
 type account struct {
-	rules
+	programRules
 	life    int
 	entries []subject.Entry
 	events  []wal.Event // as the log stood after the last life
@@ -74,7 +74,9 @@ type jobAccount struct {
 	at         map[wal.EventType]bool
 }
 
-func newAccount(r rules) *account { return &account{rules: r, seen: make(map[string]bool)} }
+func newAccount(r programRules) *account {
+	return &account{programRules: r, seen: make(map[string]bool)}
+}
 
 func (a *account) breach(rule, job, effect string, lives []int, format string, args ...any) {
 	b := Breach{rule, job, effect, slices.Compact(lives), fmt.Sprintf(format, args...)}
@@ -107,14 +109,14 @@ func (a *account) after(life int, entries []subject.Entry, events []wal.Event) {
 func (a *account) compare(events []wal.Event) {
 	for _, was := range a.events {
 		now, dropped := eventAt(events, was.Seq)
-		if !dropped && (now == nil || !same(*now, was)) {
+		if !dropped && (now == nil || !sameEvent(*now, was)) {
 			a.breach(RuleLost, was.JobID, "", []int{a.life - 1, a.life}, "the log held seq %d, %s, and does not any more", was.Seq, was.Type)
 		}
 	}
 }
 
-// same holds for an event and itself: the time tells it from one that was made anew.
-func same(a, b wal.Event) bool {
+// sameEvent holds for an event and itself: the time tells it from one that was made anew.
+func sameEvent(a, b wal.Event) bool {
 	return a.Seq == b.Seq && a.Prev == b.Prev && a.Epoch == b.Epoch && a.Time.Equal(b.Time) && StepOf(a).Same(StepOf(b))
 }
 
@@ -179,9 +181,9 @@ func (a *account) performed(job string) bool {
 		switch {
 		case e.Job != job:
 		case e.Mark == subject.Performed:
-			done[keyOf(e)] = true
+			done[effectKey(e)] = true
 		case e.Mark == subject.Began:
-			delete(done, keyOf(e))
+			delete(done, effectKey(e))
 		}
 	}
 	return len(done) > 0
@@ -201,13 +203,13 @@ func (a *account) last() map[string]subject.Entry {
 	last := make(map[string]subject.Entry)
 	for _, e := range a.entries {
 		if e.Mark != subject.Told {
-			last[keyOf(e)] = e
+			last[effectKey(e)] = e
 		}
 	}
 	return last
 }
 
-func keyOf(e subject.Entry) string {
+func effectKey(e subject.Entry) string {
 	switch {
 	case e.Key != "":
 		return e.Key
@@ -223,7 +225,7 @@ func (a *account) checkTwice() {
 	open := make(map[string]subject.Entry) // effects that stand, or may
 	begins := make(map[string]bool)        // effects of which the program says when they begin
 	for _, e := range a.entries {
-		key := keyOf(e)
+		key := effectKey(e)
 		before, stands := open[key]
 		switch e.Mark {
 		case subject.Began:

@@ -62,7 +62,7 @@ func TestAccount(t *testing.T) {
 		"dropped":                          {ledgerOf(1, began, 1, done), logOf(4, wal.JobCompleted), statemachine.Completed, nil},
 		"still started":                    {ledgerOf(1, began), begun, statemachine.Started, []string{RuleUnfinished}},
 	} {
-		a := newAccount(rules{func(string) bool { return true }, func(string) bool { return false }, false})
+		a := newAccount(programRules{func(string) bool { return true }, func(string) bool { return false }, false})
 		a.after(2, c.ledger, c.log)
 		if c.state != statemachine.None {
 			a.atEnd([]statemachine.Job{{ID: "a", State: c.state}})
@@ -82,7 +82,7 @@ func rulesOf(a *account) (rules []string) {
 // irreversible may be repeated; what the program says of capabilities counts as much as its ledger.
 func TestAccountOfOtherThings(t *testing.T) {
 	never, always := func(string) bool { return false }, func(string) bool { return true }
-	a := newAccount(rules{never, never, false})
+	a := newAccount(programRules{never, never, false})
 	a.atEnd([]statemachine.Job{{ID: "a", State: statemachine.Started, Parked: "a hole in its history"}})
 	require.Empty(t, a.breaches)
 
@@ -91,7 +91,7 @@ func TestAccountOfOtherThings(t *testing.T) {
 	log := append(logOf(1, wal.JobStarted), wal.Event{Seq: 2, Type: wal.JobStarted, JobID: "b"})
 	a.after(2, two, log)
 	require.Empty(t, a.breaches)
-	b := newAccount(rules{never, always, false})
+	b := newAccount(programRules{never, always, false})
 	b.after(2, two, log)
 	require.Equal(t, []Breach{{Rule: RuleTwice, Job: "b", Lives: []int{1, 2}, Detail: "it is irreversible; begin came after begin"}}, b.breaches)
 }
@@ -113,7 +113,7 @@ func TestAccountOfWhatWasThere(t *testing.T) {
 		"nothing":    {nil, true},
 		"made again": {other, true},
 	} {
-		a := newAccount(rules{no, no, false})
+		a := newAccount(programRules{no, no, false})
 		a.after(1, nil, before)
 		a.after(2, nil, c.log)
 		require.Equal(t, c.lost, len(a.breaches) > 0, name)
@@ -138,7 +138,7 @@ func TestAccountOfAcknowledgements(t *testing.T) {
 		{subject.Entry{Seq: 2, Event: wal.JobValidated, Unsynced: true}, RuleUnsynced},
 	} {
 		c.e.Mark, c.e.Job, c.e.Life = subject.Told, "a", 1
-		a := newAccount(rules{no, no, false})
+		a := newAccount(programRules{no, no, false})
 		a.after(1, []subject.Entry{c.e}, log)
 		if c.rule == "" {
 			require.Empty(t, a.breaches)

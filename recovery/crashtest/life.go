@@ -22,8 +22,8 @@ import (
 	"github.com/jobwal/jobwal/wal/crashfs"
 )
 
-// life is one start of a program, and how it ended.
-type life struct {
+// programLife is one start of a program, and how it ended.
+type programLife struct {
 	trace  orders.Trace
 	killed bool
 	hung   bool
@@ -35,7 +35,7 @@ type life struct {
 const pollEvery = 200 * time.Microsecond
 
 // live starts the program once and sees it to its end.
-func (tr *trial) live(ctx context.Context, n int, kill Kill) (l life, err error) {
+func (tr *programTrial) live(ctx context.Context, n int, kill Kill) (l programLife, err error) {
 	cmd := tr.program.Command(tr.dir(), tr.ledger())
 	o := orders.Orders{Ledger: tr.ledger(), Trace: tr.path("trace", n), Life: n, Kill: kill.Op, After: kill.After, Sync: tr.program.Sync}
 	cmd.Env = append(cmd.Environ(), o.Environ())
@@ -72,7 +72,7 @@ func (tr *trial) live(ctx context.Context, n int, kill Kill) (l life, err error)
 }
 
 // watch waits for the program, and kills it where that is to be done from outside, where it hangs, and where ctx is done.
-func (tr *trial) watch(ctx context.Context, cmd *exec.Cmd, kill Kill) (sent, hung bool, ended error) {
+func (tr *programTrial) watch(ctx context.Context, cmd *exec.Cmd, kill Kill) (sent, hung bool, ended error) {
 	over := make(chan error, 1)
 	go func() { over <- cmd.Wait() }()
 	timeout := time.After(tr.program.Timeout)
@@ -119,7 +119,7 @@ func countEvents(dir string) (n int) {
 }
 
 // mend ends a line of the ledger that the kill before cut, so that the next one is not lost with it.
-func (tr *trial) mend() error {
+func (tr *programTrial) mend() error {
 	data, err := os.ReadFile(tr.ledger())
 	if errors.Is(err, fs.ErrNotExist) || err == nil && (len(data) == 0 || bytes.HasSuffix(data, []byte("\n"))) {
 		return nil
@@ -135,8 +135,8 @@ func (tr *trial) mend() error {
 	return errors.Join(err, f.Close())
 }
 
-// found is what a life left.
-type found struct {
+// remains are what a life left.
+type remains struct {
 	torn    int64 // bytes of the log's end that are cut by the next Open
 	events  []wal.Event
 	jobs    []statemachine.Job
@@ -147,7 +147,7 @@ type found struct {
 
 // look reads what a life left, and changes none of it: it is a copy in memory that is opened as the program would, since
 // a reader that may not repair does not see what the dead writer had no time to vouch for.
-func (tr *trial) look(ctx context.Context) (f found, err error) {
+func (tr *programTrial) look(ctx context.Context) (f remains, err error) {
 	if f.entries, f.cut, err = subject.ReadLedger(tr.ledger()); err != nil {
 		return f, err
 	}
@@ -164,15 +164,15 @@ func (tr *trial) look(ctx context.Context) (f found, err error) {
 		return f, nil
 	}
 	disk := crashfs.New()
-	if err := copyFiles(disk, tr.log()); err != nil {
+	if err := copyLogFiles(disk, tr.log()); err != nil {
 		return f, err
 	}
 	f.broken = f.open(ctx, disk)
 	return f, nil
 }
 
-// copyFiles copies the files in a directory to the root of a disk.
-func copyFiles(disk *crashfs.FS, dir string) error {
+// copyLogFiles copies the files in a directory to the root of a disk.
+func copyLogFiles(disk *crashfs.FS, dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
@@ -199,7 +199,7 @@ func copyFiles(disk *crashfs.FS, dir string) error {
 	return disk.SyncDir(".")
 }
 
-func (f *found) open(ctx context.Context, disk wal.FS) error {
+func (f *remains) open(ctx context.Context, disk wal.FS) error {
 	log, err := wal.Open(".", wal.Options{FS: disk})
 	if err != nil {
 		return err
@@ -218,30 +218,30 @@ func (f *found) open(ctx context.Context, disk wal.FS) error {
 	return engine.Close()
 }
 
-// trial is a program's whole life on one directory, through its kills to its end.
-type trial struct {
+// programTrial is a program's whole life on one directory, through its kills to its end.
+type programTrial struct {
 	program *Program
 	root    string
 	kills   Kills
 	logf    func(format string, args ...any)
 
-	lives   []life
+	lives   []programLife
 	account *account
 	torn    []int64 // bytes, of the lives that left any
 	cut     int     // lines of the ledger
-	last    found
+	last    remains
 }
 
-func (tr *trial) dir() string    { return filepath.Join(tr.root, "program") }
-func (tr *trial) ledger() string { return filepath.Join(tr.root, "ledger.jsonl") }
-func (tr *trial) log() string    { return filepath.Join(tr.dir(), tr.program.Log) }
-func (tr *trial) path(name string, n int) string {
+func (tr *programTrial) dir() string    { return filepath.Join(tr.root, "program") }
+func (tr *programTrial) ledger() string { return filepath.Join(tr.root, "ledger.jsonl") }
+func (tr *programTrial) log() string    { return filepath.Join(tr.dir(), tr.program.Log) }
+func (tr *programTrial) path(name string, n int) string {
 	return filepath.Join(tr.root, fmt.Sprintf("%s-%d", name, n))
 }
 
 // run takes the program through all its lives. An error means that nothing can be said of the program; what it did wrong
 // is in the account.
-func (tr *trial) run(ctx context.Context) error {
+func (tr *programTrial) run(ctx context.Context) error {
 	if err := os.Mkdir(tr.dir(), 0o755); err != nil {
 		return err
 	}
@@ -265,7 +265,7 @@ func (tr *trial) run(ctx context.Context) error {
 }
 
 // judge holds what a life left against the ledger.
-func (tr *trial) judge(ctx context.Context, n int, l life) error {
+func (tr *programTrial) judge(ctx context.Context, n int, l programLife) error {
 	f, err := tr.look(ctx)
 	if err != nil {
 		return err
@@ -292,7 +292,7 @@ func (tr *trial) judge(ctx context.Context, n int, l life) error {
 }
 
 // tell says how a life went, for whoever replays it.
-func (tr *trial) tell(n int, l life, f found) {
+func (tr *programTrial) tell(n int, l programLife, f remains) {
 	end := "ended"
 	switch {
 	case l.killed && len(l.trace.Ops) > 0:
@@ -311,7 +311,7 @@ func (tr *trial) tell(n int, l life, f found) {
 }
 
 // said is the end of what a life wrote to its standard output and error.
-func (tr *trial) said(n int) string {
+func (tr *programTrial) said(n int) string {
 	data, err := os.ReadFile(tr.path("output", n))
 	if err != nil {
 		return err.Error()
