@@ -113,7 +113,7 @@ func TestCertify_catches(t *testing.T) {
 			require.Equal(t, wrong.rule, u.Breaches[0].Rule, "%v", err)
 			require.Equal(t, wrong.job, u.Breaches[0].Job, "%v", err)
 
-			again := &failing{TB: t}
+			again := &certifyTB{TB: t}
 			p.Replay(again, u.Kills.String())
 			require.Len(t, again.errors, 1)
 			require.Contains(t, again.errors[0], "\n\t"+wrong.rule+": ")
@@ -121,25 +121,25 @@ func TestCertify_catches(t *testing.T) {
 	}
 }
 
-// failing is a test that may fail.
-type failing struct {
+// certifyTB is a test that may fail.
+type certifyTB struct {
 	rapid.TB
 	errors []string
 	logs   []string
 }
 
-func (r *failing) Errorf(format string, args ...any) {
+func (r *certifyTB) Errorf(format string, args ...any) {
 	r.errors = append(r.errors, fmt.Sprintf(format, args...))
 }
 
-func (r *failing) Logf(format string, args ...any) {
+func (r *certifyTB) Logf(format string, args ...any) {
 	r.logs = append(r.logs, fmt.Sprintf(format, args...))
 }
 
 // Replay tells each life: what it did to the world, and where it died.
 func TestReplay_tells_the_story(t *testing.T) {
 	t.Parallel()
-	p, r := shopProgram(t, "right"), &failing{TB: t}
+	p, r := shopProgram(t, "right"), &certifyTB{TB: t}
 	p.Replay(r, "kill before 16, then after 2")
 	require.Empty(t, r.errors)
 	story := strings.Join(r.logs, "\n")
@@ -154,7 +154,7 @@ func TestReplay_tells_the_story(t *testing.T) {
 func TestReplay_from_outside(t *testing.T) {
 	t.Parallel()
 	for _, kill := range []string{"kill at event 8", "kill at 300ms"} {
-		r, starts := &failing{TB: t}, 0
+		r, starts := &certifyTB{TB: t}, 0
 		p := shopProgram(t, "outside")
 		right := p.Command
 		p.Command = func(dir, ledger string) *exec.Cmd {

@@ -20,8 +20,8 @@ func ledgerOf(lines ...any) (entries []subject.Entry) {
 	return entries
 }
 
-// logOf makes a log of one job, a, from seq first on.
-func logOf(first uint64, types ...wal.EventType) (events []wal.Event) {
+// jobLog makes a log of one job, a, from seq first on.
+func jobLog(first uint64, types ...wal.EventType) (events []wal.Event) {
 	for i, on := range types {
 		events = append(events, wal.Event{Seq: first + uint64(i), Epoch: 1, Time: time.Unix(1, 0), Type: on, JobID: "a", Capability: "pay"})
 	}
@@ -32,9 +32,9 @@ func logOf(first uint64, types ...wal.EventType) (events []wal.Event) {
 func TestAccount(t *testing.T) {
 	const began, done, undone = subject.Began, subject.Performed, subject.Undid
 	submitted, validated, started := wal.JobSubmitted, wal.JobValidated, wal.JobStarted
-	begun := logOf(1, submitted, validated, started)
+	begun := jobLog(1, submitted, validated, started)
 	ended := func(types ...wal.EventType) []wal.Event {
-		return append(begun[:3:3], logOf(4, types...)...)
+		return append(begun[:3:3], jobLog(4, types...)...)
 	}
 	for name, c := range map[string]struct {
 		ledger []subject.Entry
@@ -57,9 +57,9 @@ func TestAccount(t *testing.T) {
 		"rolled back, and stands":          {ledgerOf(1, began, 1, done), ended(wal.JobCompleted, wal.JobRolledBack), statemachine.RolledBack, []string{RuleRolledBack}},
 		"rolled back, and may stand":       {ledgerOf(1, began), ended(wal.JobFailed, wal.JobRolledBack), statemachine.RolledBack, []string{RuleRolledBack}},
 		"undone, and not rolled back":      {ledgerOf(1, began, 1, done, 2, undone), ended(wal.JobCompleted), statemachine.Completed, []string{RuleRolledBack}},
-		"no start":                         {ledgerOf(1, began), logOf(1, submitted, validated), statemachine.Validated, []string{RuleUnknown, RuleUnfinished}},
+		"no start":                         {ledgerOf(1, began), jobLog(1, submitted, validated), statemachine.Validated, []string{RuleUnknown, RuleUnfinished}},
 		"no job":                           {ledgerOf(1, began), nil, statemachine.None, []string{RuleUnknown}},
-		"dropped":                          {ledgerOf(1, began, 1, done), logOf(4, wal.JobCompleted), statemachine.Completed, nil},
+		"dropped":                          {ledgerOf(1, began, 1, done), jobLog(4, wal.JobCompleted), statemachine.Completed, nil},
 		"still started":                    {ledgerOf(1, began), begun, statemachine.Started, []string{RuleUnfinished}},
 	} {
 		a := newAccount(programRules{func(string) bool { return true }, func(string) bool { return false }, false})
@@ -88,7 +88,7 @@ func TestAccountOfOtherThings(t *testing.T) {
 
 	two := []subject.Entry{{Mark: subject.Began, Life: 1, Effect: Effect{Job: "a", Key: "order 7"}},
 		{Mark: subject.Began, Life: 2, Effect: Effect{Job: "b", Key: "order 7"}}}
-	log := append(logOf(1, wal.JobStarted), wal.Event{Seq: 2, Type: wal.JobStarted, JobID: "b"})
+	log := append(jobLog(1, wal.JobStarted), wal.Event{Seq: 2, Type: wal.JobStarted, JobID: "b"})
 	a.after(2, two, log)
 	require.Empty(t, a.breaches)
 	b := newAccount(programRules{never, always, false})
@@ -99,15 +99,15 @@ func TestAccountOfOtherThings(t *testing.T) {
 // The log may grow, and lose its beginning to the program, and nothing else.
 func TestAccountOfWhatWasThere(t *testing.T) {
 	no := func(string) bool { return false }
-	before := logOf(1, wal.JobSubmitted, wal.JobValidated, wal.JobStarted)
-	other := logOf(1, wal.JobSubmitted, wal.JobValidated, wal.JobStarted)
+	before := jobLog(1, wal.JobSubmitted, wal.JobValidated, wal.JobStarted)
+	other := jobLog(1, wal.JobSubmitted, wal.JobValidated, wal.JobStarted)
 	other[2].Time = time.Unix(2, 0)
 	for name, c := range map[string]struct {
 		log  []wal.Event
 		lost bool
 	}{
 		"the same":   {before, false},
-		"more":       {append(before[:3:3], logOf(4, wal.JobCompleted)...), false},
+		"more":       {append(before[:3:3], jobLog(4, wal.JobCompleted)...), false},
 		"dropped":    {before[1:], false},
 		"cut":        {before[:2], true},
 		"nothing":    {nil, true},
@@ -127,7 +127,7 @@ func TestAccountOfWhatWasThere(t *testing.T) {
 // An acknowledgement is held to the event at its seq.
 func TestAccountOfAcknowledgements(t *testing.T) {
 	no := func(string) bool { return false }
-	log := logOf(1, wal.JobSubmitted, wal.JobValidated)
+	log := jobLog(1, wal.JobSubmitted, wal.JobValidated)
 	for _, c := range []struct {
 		e    subject.Entry
 		rule string

@@ -16,6 +16,7 @@ type control struct {
 	n       int        // operations so far
 	trace   *os.File
 	pending map[string]map[string]bool // by file, the events in it that no sync has covered yet
+	renamed map[string]string          // the names of files that were opened under another
 }
 
 // current is this process's control, nil when nobody certifies it.
@@ -32,7 +33,7 @@ func newControl(o orders.Orders) *control {
 	if err != nil {
 		panic(fmt.Sprintf("crashtest: no trace can be kept: %v", err))
 	}
-	return &control{Orders: o, trace: trace, pending: make(map[string]map[string]bool)}
+	return &control{Orders: o, trace: trace, pending: make(map[string]map[string]bool), renamed: make(map[string]string)}
 }
 
 // do carries out one operation, or dies before or after it.

@@ -37,7 +37,7 @@ type killFS struct {
 
 type killFile struct {
 	wal.File
-	name string
+	name string // under which it was opened
 	c    *control
 }
 
@@ -48,6 +48,7 @@ func (k killFS) OpenFile(name string, flag int, perm fs.FileMode) (f wal.File, e
 	}
 	switch {
 	case flag&os.O_CREATE != 0:
+		k.c.rename("", name)
 		err = k.c.do(words("create", name), open)
 	case flag&os.O_TRUNC != 0:
 		err = k.c.do(words("truncate", name), open)
@@ -70,7 +71,7 @@ func (k killFS) Rename(oldname, newname string) error {
 	return k.c.do(words("rename", newname), func() error {
 		err := k.FS.Rename(oldname, newname)
 		if err == nil {
-			k.c.renamed(oldname, newname)
+			k.c.rename(oldname, newname)
 		}
 		return err
 	})
@@ -91,7 +92,7 @@ func (k killFS) SyncDir(name string) error {
 
 func (f killFile) WriteAt(p []byte, off int64) (n int, err error) {
 	write := func() error {
-		f.c.written(f.name, p) // from here on some of it may be there
+		f.c.written(f.now(), p) // from here on some of it may be there
 		n, err = f.File.WriteAt(p, off)
 		return err
 	}
@@ -100,29 +101,29 @@ func (f killFile) WriteAt(p []byte, off int64) (n int, err error) {
 		err = write()
 		return n, err
 	}
-	err = f.c.do(words("write", f.name), write)
+	err = f.c.do(words("write", f.now()), write)
 	return n, err
 }
 
 func (f killFile) Truncate(size int64) error {
-	return f.c.do(words("truncate", f.name), func() error { return f.File.Truncate(size) })
+	return f.c.do(words("truncate", f.now()), func() error { return f.File.Truncate(size) })
 }
 
 func (f killFile) Sync() error {
-	return f.c.do(words("sync", f.name), func() error {
-		covered := f.c.unsynced(f.name)
+	return f.c.do(words("sync", f.now()), func() error {
+		covered := f.c.unsynced(f.now())
 		if f.c.Sync {
 			if err := f.File.Sync(); err != nil {
 				return err
 			}
 		}
-		f.c.synced(f.name, covered)
+		f.c.synced(f.now(), covered)
 		return nil
 	})
 }
 
 func (f killFile) Preallocate(size int64) error {
-	return f.c.do(words("preallocate", f.name), func() error { return f.File.Preallocate(size) })
+	return f.c.do(words("preallocate", f.now()), func() error { return f.File.Preallocate(size) })
 }
 
 func (c *control) idle() {
@@ -168,11 +169,26 @@ func (c *control) synced(name string, covered map[string]bool) {
 	}
 }
 
-func (c *control) renamed(oldname, newname string) {
+// rename lets handles that were opened under the old name go by the new one; with no old name, the new one is its own.
+func (c *control) rename(oldname, newname string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	delete(c.renamed, newname)
+	if oldname == "" {
+		return
+	}
+	c.renamed[oldname] = newname
 	c.pending[newname] = c.pending[oldname]
 	delete(c.pending, oldname)
+}
+
+func (f killFile) now() string {
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
+	if newname, ok := f.c.renamed[f.name]; ok {
+		return newname
+	}
+	return f.name
 }
 
 // hangsLocked tells whether an event was written and not synced.

@@ -82,7 +82,7 @@ func TestControl(t *testing.T) {
 	require.False(t, trace.Killed)
 	require.Len(t, trace.Ops, c.n)
 	require.Equal(t, c.n-4, trace.Files())
-	require.True(t, strings.HasPrefix(trace.Ops[opened], "write 0000"), "%q", trace.Ops)
+	require.Equal(t, "write 00000000000000000001.jsonl", trace.Ops[opened], "by its name of now")
 	require.Equal(t, "ledger begin a", trace.Ops[entries[0].Op-1])
 	for _, kind := range []crashfs.Kind{crashfs.OpWrite, crashfs.OpCreate, crashfs.OpRename, crashfs.OpMkdir} {
 		n := traced(trace, string(kind))
