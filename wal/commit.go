@@ -41,6 +41,16 @@ const (
 
 // prepare checks and encodes events in the caller's own goroutine.
 func (l *Log) prepare(events []Event) (*request, error) {
+	r, err := l.opts.prepare(events)
+	if err != nil {
+		return nil, err
+	}
+	r.link()
+	return r, r.checkPrev(l.LastSeq())
+}
+
+// prepare does as much as can be done without knowing the log.
+func (o *Options) prepare(events []Event) (*request, error) {
 	if len(events) == 0 {
 		return nil, invalid("events", "none")
 	}
@@ -51,15 +61,14 @@ func (l *Log) prepare(events []Event) (*request, error) {
 	r.bodies = make([]byte, 0, roomFor(events))
 	var scan jsonScanner
 	for i := range events {
-		if err := l.prepareOne(r, i, events[i], &scan); err != nil {
+		if err := o.prepareOne(r, i, events[i], &scan); err != nil {
 			return nil, inGroup(err, i, len(events))
 		}
 	}
 	if r.size() > MaxLineBytes {
 		return nil, &TooLargeError{What: "append", Size: r.size(), Limit: MaxLineBytes}
 	}
-	r.link()
-	return r, r.checkPrev(l.LastSeq())
+	return r, nil
 }
 
 // roomFor is about what the events' bodies take, so that the buffer grows once at most. What is far too large is refused
@@ -82,15 +91,15 @@ func (r *request) checkPrev(last uint64) error {
 	return nil
 }
 
-func (l *Log) prepareOne(r *request, i int, given Event, scan *jsonScanner) error {
-	e, err := checkEvent(scan, given, l.opts.Now)
+func (o *Options) prepareOne(r *request, i int, given Event, scan *jsonScanner) error {
+	e, err := checkEvent(scan, given, o.Now)
 	if err != nil {
 		return err
 	}
 	before := len(r.bodies)
 	r.bodies = appendBody(r.bodies, &e)
-	if size := len(r.bodies) - before + maxEnvelope; size > l.opts.MaxEventBytes {
-		return &TooLargeError{What: "event", Size: int64(size), Limit: int64(l.opts.MaxEventBytes)}
+	if size := len(r.bodies) - before + maxEnvelope; size > o.MaxEventBytes {
+		return &TooLargeError{What: "event", Size: int64(size), Limit: int64(o.MaxEventBytes)}
 	}
 	r.events[i], r.ends[i] = e, len(r.bodies)
 	return nil

@@ -52,6 +52,23 @@ type Event struct {
 	Problem string
 }
 
+// Prepare does to events what [Log.Append] does before it looks at the log: it refuses what must not stand in one, with the
+// same errors, and returns the events as they would stand there, with payloads that are compact and of their own, and
+// Time set. Seq, Prev and Epoch are as they were given, since those depend on the log. It is for other implementations of
+// a log, so that they take and refuse what this one does. Of opts it uses MaxEventBytes and Now. The events that are
+// given are not changed.
+func Prepare(opts Options, events ...Event) ([]Event, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	r, err := opts.prepare(events)
+	if err != nil {
+		return nil, err
+	}
+	return r.events, nil
+}
+
 // clone returns e with payloads of its own.
 func (e Event) clone() Event {
 	e.Args = cloneRaw(e.Args)
