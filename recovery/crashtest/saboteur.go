@@ -80,7 +80,7 @@ func Saboteurs() []Saboteur {
 			aroundFiles(func(f wal.File, _ string) wal.File { return retryFile{f} }), simple(RetryFsync)},
 		{AppendAfterTornTail, "F1", "goes on behind what a crash tore, and loses the next line: runtimo-core 0.1.0",
 			nil, simple(AppendAfterTornTail)},
-		{RemoveFirst, "F15", "removes the old before the new is durable: MongoDB 3.0's RocksDB (mongo-rocks issue 35)",
+		{RemoveFirst, "F15", "removes the old before what takes its place is durable: what compaction is prone to",
 			func(base wal.FS) wal.FS { return removeFirstFS{filesFS{base, holdFloor}} }, simple(RemoveFirst)},
 		{LooseChecksum, "F24", "reads the checksum as hex parsers do, without regard to case: a flipped bit passes",
 			aroundFiles(lens(foldEnds)), simple(LooseChecksum)},
