@@ -187,9 +187,9 @@ func (c *cover) charge(a *Attempt, e wal.Event) Rule {
 		return RuleOnce
 	case a.judged() == OutcomeFailed:
 		return RuleRefused
-	case a.First != 0 && e.Seq != a.First+uint64(at):
+	case a.First != 0 && e.Seq != a.First+uint64(at) && !a.Late:
 		return RuleAcknowledged
-	case e.Seq <= a.above || e.Seq > a.upTo:
+	case e.Seq <= a.above || e.Seq > a.upTo || a.First != 0 && e.Seq != a.First+uint64(at):
 		return RuleAsked
 	case a.First == 0 && len(a.Steps) > 1:
 		return RuleWhole
