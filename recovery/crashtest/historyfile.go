@@ -30,17 +30,28 @@ import (
 // each one's own order; n is dense in each run, so that a line that is missing in the middle does not go unseen.
 const (
 	historyVersion = 1
-	// What ReadHistory holds at once: of one line, of the steps of one command, and of all.
-	maxHistoryLine   = wal.MaxLineBytes + 8<<20
-	maxHistorySteps  = 1 << 20 // as many events as one append may have
-	maxHistoryMemory = 1 << 30
-	recordMemory     = 400 // of a record besides its line
+	recordMemory   = 400 // what a record or a step takes besides its line, about
 )
 
-// wireRecord is a record as it stands in a line.
-type wireRecord struct {
+// limits are what ReadHistory holds at once: of one line, and of all.
+type limits struct {
+	line   int
+	memory int64
+}
+
+var historyLimits = limits{line: wal.MaxLineBytes + 8<<20, memory: 1 << 30}
+
+// writtenRecord is a record as it is put into a line.
+type writtenRecord struct {
 	record
-	Steps wireSteps `json:"steps,omitempty"`
+	Steps []wireStep `json:"steps,omitempty"`
+}
+
+// readRecord is one as it is taken out of a line: "{}," is three bytes and a step is more than a hundred, so steps are
+// taken one by one.
+type readRecord struct {
+	record
+	Steps json.RawMessage `json:"steps"`
 }
 
 // wireStep is a step whose payloads may be anything: what is not JSON was asked for, too, and refused.
@@ -50,30 +61,9 @@ type wireStep struct {
 	OutputBytes []byte `json:"output_bytes,omitempty"`
 }
 
-type wireSteps []wireStep
-
-// UnmarshalJSON is here because "{}," is three bytes and a step is more than a hundred.
-func (s *wireSteps) UnmarshalJSON(data []byte) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	if open, err := d.Token(); err != nil || open != json.Delim('[') {
-		return errors.New("steps: not an array")
-	}
-	for d.More() {
-		if len(*s) == maxHistorySteps {
-			return fmt.Errorf("steps: more than %d", maxHistorySteps)
-		}
-		var one wireStep
-		if err := d.Decode(&one); err != nil {
-			return err
-		}
-		*s = append(*s, one)
-	}
-	return nil
-}
-
 // encodeRecord returns the record's line.
 func encodeRecord(r *record) []byte {
-	w := wireRecord{record: *r}
+	w := writtenRecord{record: *r}
 	for _, s := range r.Steps {
 		one := wireStep{Step: s}
 		one.Args, one.ArgsBytes = apart(s.Args)
@@ -158,8 +148,10 @@ func (e *HistoryError) Error() string {
 //
 // Errors are a *[HistoryError] or r's. Memory: that of the history, which is refused beyond about 1 GiB; one line beyond 72
 // MiB is refused, too.
-func ReadHistory(r io.Reader) (*History, error) {
-	in := historyReader{lines: bufio.NewReaderSize(r, 64<<10), runs: make(map[string]*readRun), room: maxHistoryMemory}
+func ReadHistory(r io.Reader) (*History, error) { return readHistory(r, historyLimits) }
+
+func readHistory(r io.Reader, most limits) (*History, error) {
+	in := historyReader{most: most, room: most.memory, lines: bufio.NewReaderSize(r, 64<<10), runs: make(map[string]*readRun)}
 	for {
 		line, err := in.next()
 		if len(line) > 0 {
@@ -177,9 +169,10 @@ func ReadHistory(r io.Reader) (*History, error) {
 }
 
 type historyReader struct {
+	most    limits
+	room    int64 // of most.memory, what is left
 	lines   *bufio.Reader
 	line    int
-	room    int64
 	records []record
 	torn    int
 	runs    map[string]*readRun
@@ -198,8 +191,8 @@ func (in *historyReader) next() (line []byte, err error) {
 	in.line++
 	for {
 		part, err := in.lines.ReadSlice('\n')
-		if len(line)+len(part) > maxHistoryLine {
-			return nil, in.bad("longer than %d bytes", maxHistoryLine)
+		if len(line)+len(part) > in.most.line {
+			return nil, in.bad("longer than %d bytes", in.most.line)
 		}
 		line = append(line, part...)
 		if !errors.Is(err, bufio.ErrBufferFull) {
@@ -222,25 +215,50 @@ func (in *historyReader) take(line []byte) error {
 		in.torn++
 		return nil
 	}
-	if in.room -= int64(len(line)) + recordMemory; in.room < 0 {
-		return in.bad("the history is larger than %d bytes", int64(maxHistoryMemory))
+	if err := in.spend(int64(len(line)) + recordMemory); err != nil {
+		return err
 	}
-	var w wireRecord
+	var w readRecord
 	if err := json.Unmarshal(line, &w); err != nil {
 		return in.bad("not a record: %v", err)
 	}
-	// The steps may take more than their line does.
-	if in.room -= int64(len(w.Steps)) * recordMemory; in.room < 0 {
-		return in.bad("the history is larger than %d bytes", int64(maxHistoryMemory))
-	}
-	for _, s := range w.Steps {
-		w.record.Steps = append(w.record.Steps, s.step())
+	var err error
+	if w.record.Steps, err = in.steps(w.Steps); err != nil {
+		return err
 	}
 	if reason := in.check(&w.record); reason != "" {
 		return in.bad("%s", reason)
 	}
 	in.records = append(in.records, w.record)
 	return nil
+}
+
+func (in *historyReader) spend(bytes int64) error {
+	if in.room -= bytes; in.room < 0 {
+		return in.bad("the history takes more than %d bytes", in.most.memory)
+	}
+	return nil
+}
+
+func (in *historyReader) steps(raw json.RawMessage) (steps []Step, err error) {
+	if raw == nil {
+		return nil, nil
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	if open, err := d.Token(); err != nil || open != json.Delim('[') {
+		return nil, in.bad("steps: not an array")
+	}
+	for d.More() {
+		if err := in.spend(recordMemory); err != nil {
+			return nil, err
+		}
+		var one wireStep
+		if err := d.Decode(&one); err != nil {
+			return nil, in.bad("step %d: %v", len(steps)+1, err)
+		}
+		steps = append(steps, one.step())
+	}
+	return steps, nil
 }
 
 // check says why the record cannot stand here, "" when it can.

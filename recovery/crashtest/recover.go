@@ -89,18 +89,18 @@ func recoverOnce(dir string, h *History, opts recovery.Options, files map[string
 	return events, checkQuarantine(engine.Report().WAL, opts.WAL.FS, files)
 }
 
-// Events yields an engine's events from the first to the last that was there when the engine was opened: what [Check]
+// Events yields an engine's events, from the first that is there to the last that is applied at the call: what [Check]
 // asks for.
 func Events(engine *recovery.Engine) iter.Seq2[wal.Event, error] {
 	return func(yield func(wal.Event, error) bool) {
-		report := engine.Report().WAL
-		if report.FirstSeq > report.LastSeq {
+		left := engine.Stats().Events
+		if left == 0 {
 			return
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
-		for e, err := range engine.Follow(ctx, report.FirstSeq) {
-			if !yield(e, err) || err != nil || e.Seq >= report.LastSeq {
+		for e, err := range engine.Follow(ctx, max(engine.Report().WAL.FirstSeq, 1)) {
+			if left--; !yield(e, err) || err != nil || left == 0 {
 				return
 			}
 		}
