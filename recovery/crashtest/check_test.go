@@ -725,3 +725,76 @@ func TestCheckMutations(t *testing.T) {
 		})
 	}
 }
+
+// possible finds out by trying everything whether the log from event i on can be divided among commands, each used once
+// at most, such that all that have to be somewhere are.
+func possible(log []wal.Event, i int, attempts []*Attempt, used int) bool {
+	if i == len(log) {
+		for k, a := range attempts {
+			if a.Outcome == OutcomeOK && used&(1<<k) == 0 {
+				return false
+			}
+		}
+		return true
+	}
+	for k, a := range attempts {
+		if used&(1<<k) != 0 || a.Outcome == OutcomeFailed || i+len(a.Steps) > len(log) {
+			continue
+		}
+		fits := true
+		for n, s := range a.Steps {
+			fits = fits && s.Same(StepOf(log[i+n]))
+		}
+		if fits && possible(log, i+len(a.Steps), attempts, used|1<<k) {
+			return true
+		}
+	}
+	return false
+}
+
+// Which events are of which command: Check agrees with a search that tries everything, on logs and commands that are
+// drawn to be hard to tell apart.
+func TestCheckDividesAsASearchDoes(t *testing.T) {
+	agreed := make(map[bool]int)
+	rapid.Check(t, func(t *rapid.T) {
+		var ref Reference
+		all := []Step{submit("a"), submit("b"), validate("a"), validate("b"), start("a"), start("b"), fail("a"), fail("b")}
+		for range rapid.IntRange(1, 6).Draw(t, "events") {
+			legal := slices.DeleteFunc(slices.Clone(all), func(s Step) bool { return !ref.Legal(s) })
+			if len(legal) > 0 {
+				ref.Append(1, rapid.SampledFrom(legal).Draw(t, "step"))
+			}
+		}
+		log := ref.Events()
+		for i := range log {
+			if log[i].Type != wal.JobSubmitted {
+				log[i].Capability = "" // as those have it who append by hand
+			}
+		}
+		var h History
+		for range rapid.IntRange(1, 7).Draw(t, "commands") {
+			var steps []Step
+			if n := rapid.IntRange(1, 3).Draw(t, "steps"); rapid.Byte().Draw(t, "kind")%8 > 0 { // a piece of the log
+				from := int(rapid.Byte().Draw(t, "from")) % len(log)
+				for _, e := range log[from:min(from+n, len(log))] {
+					steps = append(steps, StepOf(e))
+				}
+			} else {
+				steps = rapid.SliceOfN(rapid.SampledFrom(all), n, n).Draw(t, "others")
+			}
+			p := h.Begin(steps...)
+			switch rapid.Byte().Draw(t, "outcome") % 8 {
+			case 0:
+				p.OK(0)
+			case 1:
+				p.Failed(nil)
+			}
+		}
+		want := possible(log, 0, h.testify(nil).attempts, 0)
+		require.Equal(t, want, Check(&h, yields(log)) == nil, "%v", Check(&h, yields(log)))
+		agreed[want]++
+	})
+	t.Logf("%v", agreed)
+	require.Positive(t, agreed[true])
+	require.Positive(t, agreed[false])
+}

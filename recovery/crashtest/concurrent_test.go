@@ -52,10 +52,13 @@ func (w *eon) enter(crashAt int) (*crashfs.Faulty, *recovery.Engine) {
 // life is many callers and some readers, until the end of the disk, of the engine, or of the world below a disk that
 // goes on. It leaves the disk of the next life.
 func (w *eon) life(number int) {
-	how := w.r.IntN(4)
+	how := number % 4
 	crashAt := 0
-	if how <= atOperation {
-		crashAt = 1 + w.r.IntN(150)
+	switch how {
+	case early: // of which some are in Open
+		crashAt = 1 + w.r.IntN(20)
+	case late:
+		crashAt = 20 + w.r.IntN(150)
 	}
 	disk, e := w.enter(crashAt)
 	if e == nil {
@@ -94,17 +97,18 @@ func (w *eon) life(number int) {
 	readers.Wait()
 	_ = e.Close() // the power may be gone
 	w.base = next
-	if how <= atOperation {
+	if how == early || how == late {
 		w.h.Crash()
 		w.power(w.base)
 	}
 }
 
-// The ways in which a life ends: at a random operation as often as in the two other ways together.
+// The ways in which a life ends. The first two are the power, at one of the disk's operations.
 const (
-	atOperation = 1 // and 0
-	byClose     = 2
-	byPicture   = 3
+	early = iota
+	late
+	byClose
+	byPicture
 )
 
 // acks has something in it for each acknowledgement, and is closed when there will be no more.
@@ -193,7 +197,7 @@ func nextStep(r *rand.Rand, e *recovery.Engine, id string, before []Step) Step {
 func TestW1_W2_W6_R2_S1_F14_F26_many_callers_and_many_lives(t *testing.T) {
 	var sum eon
 	outcomes := make(map[Outcome]int)
-	for seed := range uint64(6) {
+	for seed := range uint64(4) {
 		w := &eon{t: t, r: rand.New(rand.NewPCG(seed, 3)), base: crashfs.New()}
 		for number := range 8 {
 			w.life(number)
@@ -206,11 +210,12 @@ func TestW1_W2_W6_R2_S1_F14_F26_many_callers_and_many_lives(t *testing.T) {
 		sum.crashes, sum.inOpen, sum.clean = sum.crashes+w.crashes, sum.inOpen+w.inOpen, sum.clean+w.clean
 		sum.pictures, sum.torn = sum.pictures+w.pictures, sum.torn+w.torn
 	}
-	t.Logf("48 lives: %d ended at an operation, %d of them in Open, %d while a picture was taken, %d by Close; %d torn tails; commands %v",
+	t.Logf("32 lives: %d ended at an operation, %d of them in Open, %d while a picture was taken, %d by Close; %d torn tails; commands %v",
 		sum.crashes, sum.inOpen, sum.pictures, sum.clean, sum.torn, outcomes)
 	require.Positive(t, outcomes[OutcomeUnknown])
 	require.Positive(t, outcomes[OutcomeFailed])
-	require.Positive(t, sum.clean*sum.pictures*sum.torn)
+	require.Positive(t, outcomes[OutcomeOK])
+	require.Positive(t, sum.inOpen)
 }
 
 // lazy is a disk whose syncs do nothing and say that they did.

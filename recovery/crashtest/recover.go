@@ -31,7 +31,7 @@ import (
 //
 // opts are those of the opening, twice: a projection among them sees the log twice. WAL.FS is set to disk, where disk is
 // not nil. The history is not added to, so
-// that many disks can be held against one. The error is a *[Violation], that of opening, or that of reading the log.
+// that many disks can be held against one. With an opts.WAL.Sync that is not SyncAlways, Check gets [LostTail]. The error is a *[Violation], that of opening, or that of reading the log.
 //
 // Logs that start late (see [History.Dropped]) are taken by Check, but not by an engine that has no checkpoint: of a
 // job that began before, it cannot know the state. Recover wants a log with a beginning.
@@ -80,7 +80,11 @@ func recoverOnce(dir string, h *History, opts recovery.Options, files map[string
 	if unread != nil {
 		return nil, unread
 	}
-	if err := Check(h, yields(events)); err != nil {
+	var relax []Relaxation
+	if opts.WAL.Sync != wal.SyncAlways {
+		relax = append(relax, LostTail)
+	}
+	if err := Check(h, yields(events), relax...); err != nil {
 		return nil, err
 	}
 	if v := checkFold(engine, events); v != nil {
