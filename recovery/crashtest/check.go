@@ -28,15 +28,15 @@ const (
 // broken, nil when there is none, or the log's own error. The rules are those of the constants of [Rule], but for
 // RuleFold and RuleQuarantine.
 //
-// The log is the sequence of all its events from the first on, as [wal.Log.Events] yields it. It may be looked at while
-// it is in use as long as nothing is acknowledged in between; otherwise take the history first, by [History.WriteTo]. A log
-// may start later than at 1 as far as [History.Dropped] says, or with [LateStart]: of a job that began before, the first
-// event that is there is believed.
+// The log is the sequence of all its events from the first on, as [wal.Log.Events] or [Events] yields it. Nothing may
+// be acknowledged or shown between the moment up to which it goes and the call of Check, or that would be missing. A
+// log may start later than at 1 as far as [History.Dropped] says, or with [LateStart]: of a job that began before, the
+// first event that is there is believed.
 //
-// Which events are of which command follows from their seqs where they were acknowledged, and else from what they say. A
-// legal log has each step of each job once, so no two commands of unknown outcome can both be in it if they have a step
-// in common; but one may be the beginning of another, and then all ways of dividing the events among them are thought
-// of.
+// Which events are of which command follows from their seqs where they were acknowledged, and else from what they say.
+// A legal log has each step of each job once, so no two commands of unknown outcome can both be in it if they have a
+// step in common; but one may be the beginning of another, and then all ways of dividing the events among them are
+// thought of.
 //
 // Memory: some 100 bytes for each job and each command, besides the history's own.
 func Check(h *History, log iter.Seq2[wal.Event, error], relax ...Relaxation) error {
@@ -202,7 +202,8 @@ func (c *checker) owed(e wal.Event) (bool, *Violation) {
 	}
 	a, step := c.acked, c.acked.Steps[c.at]
 	if !c.asks(a, step, e) {
-		return true, violated(RuleAcknowledged, a, e, "its event at seq %d, %v, is not there as it was acknowledged", e.Seq, step)
+		return true, violated(RuleAcknowledged, a, e,
+			"its event at seq %d, %v, is not there as it was acknowledged", e.Seq, step)
 	}
 	return true, nil
 }

@@ -11,9 +11,9 @@ import (
 // which there is one, and forgets events as soon as no command could stand across their end. That is nearly always at
 // once: only the inner events of unknown groups wait.
 //
-// A command is in one place at most, without that being looked after: its steps, as all steps, occur once in a legal log,
-// which the checker sees to first. The one choice that matters is between a command that has to be somewhere and one that
-// need not be, so of several divisions the one with most of the former is kept.
+// A command is in one place at most, without that being looked after: its steps, as all steps, occur once in a legal
+// log, which the checker sees to first. The one choice that matters is between a command that has to be somewhere and
+// one that need not be, so of several divisions the one with most of the former is kept.
 type cover struct {
 	asks   func(a *Attempt, step Step, e wal.Event) bool
 	byStep map[stepKey][]*Attempt // all commands, by each of their steps
@@ -41,7 +41,8 @@ type way struct {
 }
 
 func newCover(attempts []*Attempt, asks func(*Attempt, Step, wal.Event) bool) *cover {
-	c := &cover{asks: asks, byStep: make(map[stepKey][]*Attempt), ends: make(map[stepKey][]*Attempt), inner: make(map[stepKey]bool)}
+	c := &cover{asks: asks, inner: make(map[stepKey]bool)}
+	c.byStep, c.ends = make(map[stepKey][]*Attempt), make(map[stepKey][]*Attempt)
 	c.forget()
 	for _, a := range attempts {
 		for _, s := range a.Steps {
@@ -157,9 +158,9 @@ func (c *cover) explain() *Violation {
 	case a != nil && a.First != 0 && a.First != e.Seq:
 		return violated(rule, a, e, "it was acknowledged at another place")
 	case a != nil && e.Seq <= a.above:
-		return violated(RuleAsked, a, e, "seqs up to %d were taken when it was asked for: nobody had asked for it by then", a.above)
+		return violated(RuleAsked, a, e, "seqs up to %d were taken when it was asked for", a.above)
 	case a != nil && e.Seq > a.upTo:
-		return violated(RuleAsked, a, e, "the log was opened after the crash and ended at seq %d: it was not there, and comes back", a.upTo)
+		return violated(RuleAsked, a, e, "it comes back: it was not there when the log was opened, and ended at seq %d", a.upTo)
 	case a != nil:
 		return violated(RuleAsked, a, e, "it was asked for otherwise")
 	}

@@ -70,17 +70,17 @@ type Doer interface {
 // are; [Check] holds it against the log. The zero value is ready. Its methods are safe for concurrent use.
 //
 // It is kept in memory, and written as it happens where [History.Stream] says: one record a line, a command's beginning
-// before it is carried out and its end after that, so that a process that is killed leaves all that it knew. A beginning
-// without an end is an unknown outcome.
+// before it is carried out and its end after that, so that a process that is killed leaves all that it knew. A
+// beginning without an end is an unknown outcome.
 //
 // # Crashes and lives
 //
-// What is answered while a picture of the disk is taken proves nothing of the picture. So say [History.Crash] before the
-// crash is made (before crashfs.FS.Crash on a disk that is in use; after a program whose disk stopped at a crash point
-// has come to its end, at any time before the next life). Answers and sightings from there to the next [History.Opened]
-// count for nothing, and neither does, ever, the answer to what was asked before the crash and answered after it. Say
-// Opened when the log is open again, before anything is asked of it, and not before everyone from the old life has
-// stopped asking.
+// What is answered while a picture of the disk is taken proves nothing of the picture. So say [History.Crash] before
+// the crash is made (before crashfs.FS.Crash on a disk that is in use; after a program whose disk stopped at a crash
+// point has come to its end, at any time before the next life). Answers and sightings from there to the next
+// [History.Opened] count for nothing, and neither does, ever, the answer to what was asked before the crash and
+// answered after it. Say Opened when the log is open again, before anything is asked of it, and not before everyone
+// from the old life has stopped asking.
 type History struct {
 	mu      sync.Mutex // guards the fields below
 	run     string     // of the records that are made here, "" before the first
@@ -191,8 +191,8 @@ func (s Step) asked() Step {
 }
 
 // placeOf finds one step's event. A job stands where its newest event left it: it is the step's own if it led to this
-// state, since no step leads back to where a job was. On a log that others append to, too, a job may have moved on; where
-// all have, the place is not known.
+// state, since no step leads back to where a job was. On a log that others append to, too, a job may have moved on;
+// where all have, the place is not known.
 func placeOf(steps []Step, jobs []statemachine.Job) (step int, seq uint64) {
 	if len(jobs) != len(steps) {
 		return 0, 0
@@ -312,7 +312,8 @@ func digest(e wal.Event) string {
 	number(e.Epoch)
 	number(uint64(e.Time.Unix()))
 	number(uint64(e.Time.Nanosecond()))
-	for _, s := range []string{string(e.Type), e.JobID, e.Capability, string(e.Args), string(e.Output), e.Error, e.Problem} {
+	said := []string{string(e.Type), e.JobID, e.Capability, string(e.Args), string(e.Output), e.Error, e.Problem}
+	for _, s := range said {
 		number(uint64(len(s)))
 		io.WriteString(sum, s)
 	}

@@ -26,8 +26,8 @@ import (
 //	{"kind":"saw","run":"9f3a01bc5d20e714","n":5,"ns":93000,"seq":1,"digest":"c0ffee…"}
 //	{"kind":"crash","run":"9f3a01bc5d20e714","n":6,"ns":95000}
 //
-// Every record says whose it is, so that the lines of several processes may stand in one file, in any mixture that keeps
-// each one's own order; n is dense in each run, so that a line that is missing in the middle does not go unseen.
+// Every record says whose it is, so that the lines of several processes may stand in one file, in any mixture that
+// keeps each one's own order; n is dense in each run, so that a line that is missing in the middle does not go unseen.
 const (
 	historyVersion = 1
 	recordMemory   = 400 // what a record or a step takes besides its line, about
@@ -99,10 +99,10 @@ func (w wireStep) step() Step {
 	return w.Step
 }
 
-// Stream writes what was recorded so far, and from now on each record as it is made, in one Write a record. Where w is a
-// file of the operating system, a process that is killed leaves every record that it made; where the machine may die, too,
-// w has to sync. Successive processes may append to one file, and one may read what another still writes. For errors
-// see [History.Err]: after the first, nothing more is written.
+// Stream writes what was recorded so far, and from now on each record as it is made, in one Write a record. Where w is
+// a file of the operating system, a process that is killed leaves every record that it made; where the machine may die,
+// too, w has to sync. Successive processes may append to one file, and one may read what another still writes. For
+// errors see [History.Err]: after the first, nothing more is written.
 func (h *History) Stream(w io.Writer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -146,12 +146,13 @@ func (e *HistoryError) Error() string {
 // dropped, and counted by [History.Torn]; there can be one for each process, and nothing of that process behind it. A
 // process that lives goes on with the history that was read as with its own.
 //
-// Errors are a *[HistoryError] or r's. Memory: that of the history, which is refused beyond about 1 GiB; one line beyond 72
-// MiB is refused, too.
+// Errors are a *[HistoryError] or r's. Memory: that of the history, which is refused beyond about 1 GiB; one line
+// beyond 72 MiB is refused, too.
 func ReadHistory(r io.Reader) (*History, error) { return readHistory(r, historyLimits) }
 
 func readHistory(r io.Reader, most limits) (*History, error) {
-	in := historyReader{most: most, room: most.memory, lines: bufio.NewReaderSize(r, 64<<10), runs: make(map[string]*readRun)}
+	in := historyReader{most: most, room: most.memory, lines: bufio.NewReaderSize(r, 64<<10)}
+	in.runs = make(map[string]*readRun)
 	for {
 		line, err := in.next()
 		if len(line) > 0 {
@@ -270,7 +271,8 @@ func (in *historyReader) check(r *record) string {
 	case run == nil:
 		return fmt.Sprintf("a record of run %.40q, which never began", r.Run)
 	case r.N != run.order+1:
-		return fmt.Sprintf("record %d of run %s where %d was expected: lines are missing, or not in their order", r.N, r.Run, run.order+1)
+		return fmt.Sprintf("record %d of run %s where %d was expected: lines are missing, or not in their order",
+			r.N, r.Run, run.order+1)
 	case r.NS < run.ns:
 		return fmt.Sprintf("time goes back, from %d to %d ns", run.ns, r.NS)
 	}

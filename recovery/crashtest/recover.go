@@ -29,9 +29,9 @@ import (
 //
 //	func(disk wal.FS, h *crashtest.History) error { return crashtest.Recover(disk, "jobs", h, recovery.Options{}) }
 //
-// opts are those of the opening, twice: a projection among them sees the log twice. WAL.FS is set to disk, where disk is
-// not nil. The history is not added to, so
-// that many disks can be held against one. With an opts.WAL.Sync that is not SyncAlways, Check gets [LostTail]. The error is a *[Violation], that of opening, or that of reading the log.
+// opts are those of the opening, twice: a projection among them sees the log twice. WAL.FS is set to disk, where disk
+// is not nil. The history is not added to, so that many disks can be held against one. With an opts.WAL.Sync that is
+// not SyncAlways, Check gets [LostTail]. The error is a *[Violation], that of opening, or that of reading the log.
 //
 // Logs that start late (see [History.Dropped]) are taken by Check, but not by an engine that has no checkpoint: of a
 // job that began before, it cannot know the state. Recover wants a log with a beginning.
@@ -63,22 +63,18 @@ func Recover(disk wal.FS, dir string, h *History, opts recovery.Options) error {
 }
 
 // recoverOnce is one opening and closing.
-func recoverOnce(dir string, h *History, opts recovery.Options, files map[string][]byte) (events []wal.Event, err error) {
+func recoverOnce(dir string, h *History, opts recovery.Options, files map[string][]byte) (_ []wal.Event, err error) {
 	engine, err := recovery.Open(context.Background(), dir, opts)
 	if err != nil {
 		return nil, fmt.Errorf("crashtest: recover: %w", err)
 	}
 	defer func() { err = errors.Join(err, engine.Close()) }()
-	var unread error
+	var events []wal.Event
 	for e, err := range Events(engine) {
 		if err != nil {
-			unread = fmt.Errorf("crashtest: recover: %w", err)
-			break
+			return nil, fmt.Errorf("crashtest: recover: %w", err)
 		}
 		events = append(events, e)
-	}
-	if unread != nil {
-		return nil, unread
 	}
 	var relax []Relaxation
 	if opts.WAL.Sync != wal.SyncAlways {
@@ -166,7 +162,8 @@ func checkJob(engine *recovery.Engine, ref *Reference, folded statemachine.Job, 
 	case !known:
 		return violated(RuleFold, nil, newest, "job %q is not known in memory", folded.ID)
 	case string(job.State) != ref.State(folded.ID):
-		return violated(RuleFold, nil, newest, "job %q is %s in memory, and %s by its events", job.ID, job.State, ref.State(job.ID))
+		return violated(RuleFold, nil, newest,
+			"job %q is %s in memory, and %s by its events", job.ID, job.State, ref.State(job.ID))
 	case !reflect.DeepEqual(job, folded):
 		return violated(RuleFold, nil, newest, "job %q is\n\t%+v in memory, and\n\t%+v by its events", job.ID, job, folded)
 	}
@@ -201,7 +198,8 @@ func checkPayloads(engine *recovery.Engine, job statemachine.Job, history []wal.
 	}{{job.Args, args}, {job.Output, output}} {
 		got, err := engine.Read(context.Background(), p.held)
 		if err != nil || !bytes.Equal(got, p.want) {
-			return violated(RuleFold, nil, history[0], "a payload of job %q reads as %.60q (%v), and is %.60q", job.ID, got, err, p.want)
+			return violated(RuleFold, nil, history[0],
+				"a payload of job %q reads as %.60q (%v), and is %.60q", job.ID, got, err, p.want)
 		}
 	}
 	return nil
@@ -271,8 +269,8 @@ func checkQuarantine(report wal.Report, disk wal.FS, files map[string][]byte) er
 	for _, torn := range report.Torn {
 		copied, err := readFile(disk, torn.Quarantine)
 		_, body, _ := bytes.Cut(copied, []byte("\n"))
-		was := files[filepath.Base(torn.Path)]
-		if err != nil || torn.Offset+torn.Bytes > int64(len(was)) || !bytes.Equal(body, was[torn.Offset:torn.Offset+torn.Bytes]) {
+		was, end := files[filepath.Base(torn.Path)], torn.Offset+torn.Bytes
+		if err != nil || end > int64(len(was)) || !bytes.Equal(body, was[torn.Offset:end]) {
 			return missed(RuleQuarantine, nil, "%d bytes were cut from %s at offset %d (%s), and are not in %q: %v",
 				torn.Bytes, torn.Path, torn.Offset, torn.Reason, torn.Quarantine, err)
 		}

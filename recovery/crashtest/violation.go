@@ -82,8 +82,8 @@ func (v *Violation) Error() string {
 	if v.Command != nil {
 		fmt.Fprintf(&s, "\n\t%v", v.Command)
 	}
-	if v.Event != nil {
-		fmt.Fprintf(&s, "\n\tevent: seq %d, prev %d, epoch %d: %v", v.Event.Seq, v.Event.Prev, v.Event.Epoch, StepOf(*v.Event))
+	if e := v.Event; e != nil {
+		fmt.Fprintf(&s, "\n\tevent: seq %d, prev %d, epoch %d: %v", e.Seq, e.Prev, e.Epoch, StepOf(*e))
 	}
 	return s.String()
 }
