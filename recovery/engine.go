@@ -73,9 +73,9 @@ func (e *Engine) one(ctx context.Context, c Command) (statemachine.Job, error) {
 //
 // Nothing is written when it returns one of: a *[statemachine.TransitionError] (it says what would have been allowed;
 // ErrUnknownJob or ErrDuplicateJob where that is the reason), a *[statemachine.ParkedError], [ErrConflict],
-// wal.ErrInvalid, wal.ErrTooLarge, wal.ErrNoSpace, wal.ErrReadOnly, wal.ErrClosed, or ctx's error. wal.ErrFailed is for
-// good; only together with wal.ErrOutcomeUnknown the events may be there at the next Open. With several commands, the
-// error of one of them says which.
+// wal.ErrInvalid, wal.ErrTooLarge, wal.ErrNoSpace, wal.ErrReadOnly, wal.ErrClosed, or ctx's error, without
+// wal.ErrOutcomeUnknown. wal.ErrFailed is for good. Together with wal.ErrOutcomeUnknown, whichever it is, the events may
+// be there at the next Open. With several commands, the error of one of them says which.
 //
 // Commands on one job wait for each other, those on different jobs share a sync. ctx ends the wait for the job, or for a
 // place in the log's queue; once queued, the call waits for the outcome.
@@ -110,10 +110,21 @@ func (e *Engine) Do(ctx context.Context, commands ...Command) ([]statemachine.Jo
 		return nil, err
 	}
 	if err := e.applier.wait(first + uint64(len(events)) - 1); err != nil {
-		return nil, fmt.Errorf("%w (the command itself is durable)", err)
+		return nil, &unappliedError{err}
 	}
 	return e.results(commands), nil
 }
+
+// unappliedError: the events are durable, and the applier is gone before it came to them. What ended it may well be one
+// of the errors that mean that nothing was written (wal.ErrClosed, of a log that was closed beneath the engine), and here
+// they do not mean that; so it is wal.ErrOutcomeUnknown, too, which says that the next Open will tell.
+type unappliedError struct{ cause error }
+
+func (e *unappliedError) Error() string { return e.cause.Error() + " (the command itself is durable)" }
+
+func (e *unappliedError) Is(target error) bool { return target == wal.ErrOutcomeUnknown }
+
+func (e *unappliedError) Unwrap() error { return e.cause }
 
 // refused: gate must be held.
 func (e *Engine) refused() error {
