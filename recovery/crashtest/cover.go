@@ -160,7 +160,7 @@ func (c *cover) explain() *Violation {
 	case a != nil && e.Seq <= a.above:
 		return violated(RuleAsked, a, e, "seqs up to %d were taken when it was asked for", a.above)
 	case a != nil && e.Seq > a.upTo:
-		return violated(RuleAsked, a, e, "it comes back: it was not there when the log was opened, and ended at seq %d", a.upTo)
+		return violated(RuleAsked, a, e, "it comes back: the log was opened without it, ending at seq %d", a.upTo)
 	case a != nil:
 		return violated(RuleAsked, a, e, "it was asked for otherwise")
 	}
