@@ -83,6 +83,22 @@ func TestR2_R3_F14_recover_after_a_crash_at_every_operation(t *testing.T) {
 	}
 }
 
+// What the two are made for: a History is the ledger of CrashEveryOp, and Recover its check, crashed itself in its turn.
+func TestCrashEveryOpOfAHistory(t *testing.T) {
+	CrashEveryOp(t, func(disk wal.FS, h *History) error {
+		e, err := recovery.Open(context.Background(), "jobs", recovery.Options{WAL: wal.Options{FS: disk}})
+		if err != nil {
+			return err
+		}
+		h.Opened(e.Report().WAL.Epoch, e.Report().WAL.LastSeq)
+		_, err = h.Do(context.Background(), e, submit("a"), validate("a"))
+		if err == nil {
+			_, err = h.Do(context.Background(), e, start("a"))
+		}
+		return errors.Join(err, e.Close())
+	}, func(disk wal.FS, h *History) error { return Recover(disk, "jobs", h, recovery.Options{}) })
+}
+
 // The engine is held against the events field by field: whatever of them is not what it folded is noticed.
 func TestRecoverHoldsMemoryAgainstTheLog(t *testing.T) {
 	h, disk := new(History), crashfs.New()
