@@ -57,7 +57,11 @@ func TestR2_R3_F14_recover_after_a_crash_at_every_operation(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				states, torn := 0, 0
-				for at := 1; ; at++ {
+				step := 1
+				if raceDetector {
+					step = 6
+				}
+				for at := 1; ; at += step {
 					base, h := crashfs.New(), new(History)
 					disk := crashfs.Inject(base, crashfs.MustSchedule(fmt.Sprint("crash ", at)))
 					err := session(disk, h, sync)
@@ -85,6 +89,9 @@ func TestR2_R3_F14_recover_after_a_crash_at_every_operation(t *testing.T) {
 
 // What the two are made for: a History is the ledger of CrashEveryOp, and Recover its check, crashed itself in its turn.
 func TestCrashEveryOpOfAHistory(t *testing.T) {
+	if raceDetector {
+		t.Skip("it has one goroutine, and TestCrashEveryOp runs with the race detector")
+	}
 	CrashEveryOp(t, func(disk wal.FS, h *History) error {
 		e, err := recovery.Open(context.Background(), "jobs", recovery.Options{WAL: wal.Options{FS: disk}})
 		if err != nil {
