@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
@@ -218,30 +218,20 @@ func TestW1_W2_W6_R2_S1_F14_F26_many_callers_and_many_lives(t *testing.T) {
 	require.Positive(t, sum.inOpen)
 }
 
-// lazy is a disk whose syncs do nothing and say that they did.
-type lazy struct{ wal.FS }
-
-type lazyFile struct{ wal.File }
-
-func (d lazy) OpenFile(name string, flag int, perm fs.FileMode) (wal.File, error) {
-	f, err := d.FS.OpenFile(name, flag, perm)
-	return lazyFile{f}, err
-}
-
-func (lazyFile) Sync() error { return nil }
-
 // The same test has teeth: a log that does not sync is caught, by the first crash that takes what was not synced.
 func TestManyCallersCatchALogThatDoesNotSync(t *testing.T) {
 	w := &eon{t: t, r: rand.New(rand.NewPCG(1, 2)), base: crashfs.New()}
-	e, err := recovery.Open(context.Background(), "jobs", recovery.Options{WAL: wal.Options{FS: lazy{w.base}}})
+	all := Saboteurs()
+	s := all[slices.IndexFunc(all, func(s Saboteur) bool { return s.Name == NoFsync })]
+	e, err := recovery.Open(context.Background(), "jobs", recovery.Options{WAL: wal.Options{FS: s.FS(w.base)}})
 	require.NoError(t, err)
 	w.h.Opened(e.Report().WAL.Epoch, 0)
-	var all sync.WaitGroup
+	var callers sync.WaitGroup
 	acks := make(acks, 4)
 	for g := range 4 {
-		all.Go(func() { w.work(e, fmt.Sprint(g), rand.New(rand.NewPCG(uint64(g), 0)), acks) })
+		callers.Go(func() { w.work(e, fmt.Sprint(g), rand.New(rand.NewPCG(uint64(g), 0)), acks) })
 	}
-	go func() { all.Wait(); close(acks) }()
+	go func() { callers.Wait(); close(acks) }()
 	acks.take(50)
 	w.h.Crash()
 	left := w.base.Crash(crashfs.SyncedOnly)
