@@ -165,11 +165,25 @@ func drawJob(t *rapid.T, ref *Reference, in func(state string) bool) string {
 // same id. Either number may be drawn as 0. Each is an interleaving of whole or unfinished lives; see [Interleavings].
 func LegalHistories(jobs, steps int) *rapid.Generator[[]Step] {
 	return rapid.Custom(func(t *rapid.T) []Step {
-		least := rapid.IntRange(0, jobs).Draw(t, "jobs at least")
-		lives := rapid.SliceOfNDistinct(life(), least, jobs, func(life []Step) string { return life[0].JobID }).Draw(t, "lives")
-		history := Interleavings(lives...).Draw(t, "interleaved")
+		history := Interleavings(drawLives(t, jobs)...).Draw(t, "interleaved")
 		return slices.Clip(history[:min(len(history), steps)])
 	})
+}
+
+// drawLives draws lives of different jobs, half as many on average. rapid's slices have five elements on average, however
+// many they may have; so there are several, of which rapid can empty each.
+func drawLives(t *rapid.T, jobs int) (lives [][]Step) {
+	const few = 10
+	batches := (jobs + few - 1) / few
+	drawn := rapid.SliceOfN(rapid.SliceOfN(life(), 0, min(jobs, few)), batches, batches).Draw(t, "lives")
+	known := make(map[string]bool)
+	for _, life := range slices.Concat(drawn...) {
+		if id := life[0].JobID; !known[id] && len(lives) < jobs {
+			known[id] = true
+			lives = append(lives, life)
+		}
+	}
+	return lives
 }
 
 // life draws one job's steps from its submission on, one at least.

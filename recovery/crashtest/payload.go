@@ -27,7 +27,7 @@ func Payloads() *rapid.Generator[json.RawMessage] {
 		case 0, 1, 2:
 			text = rapid.SampledFrom(tiny).Draw(t, "tiny")
 		case 12:
-			text = drawDeep(t, rapid.OneOf(rapid.IntRange(1, maxDepth), rapid.Just(maxDepth)).Draw(t, "depth"))
+			text = drawDeep(t, min(rapid.IntRange(1, maxDepth*5/4).Draw(t, "depth"), maxDepth))
 		case 13:
 			text = drawHuge(t, drawSize(t))
 		case 14:
