@@ -29,6 +29,7 @@ type Faulty struct {
 	schedule Schedule
 	seen     []int // per fault, the operations that fitted
 	crashed  bool
+	stopAt   int // the operation that the crash stands in place of, by CrashAfter; 0: none
 	gates    []chan struct{} // of the operations that are frozen
 	locks    map[*heldLock]bool
 
@@ -76,6 +77,18 @@ func (x *Faulty) Stop() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.stopLocked()
+}
+
+// CrashAfter is a crash soon: n more operations happen that change the disk; the one behind them, and all after it, fail
+// with ErrCrashed. A second call takes the place of the first, and a negative n takes it back. It is "crash" of a Schedule
+// for programs that go on living, where the number of operations so far is not known before.
+func (x *Faulty) CrashAfter(n int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.stopAt = 0
+	if n >= 0 {
+		x.stopAt = x.record.count(nil) + n + 1
+	}
 }
 
 func (x *Faulty) stopLocked() {
@@ -132,7 +145,7 @@ func (x *Faulty) begin(op Op) (place int, f Fault, gate chan struct{}, err error
 		return -1, Fault{}, nil, ErrCrashed
 	}
 	place = x.record.add(op)
-	if x.crashesAt(place + 1) {
+	if x.crashesAtLocked(place + 1) {
 		x.stopLocked()
 		return place, Fault{}, nil, ErrCrashed
 	}
@@ -148,8 +161,11 @@ func (x *Faulty) begin(op Op) (place int, f Fault, gate chan struct{}, err error
 	return place, f, gate, nil
 }
 
-func (x *Faulty) crashesAt(number int) bool {
-	return slices.ContainsFunc(x.schedule, func(f Fault) bool { return f.Op == OpCrash && f.N == int64(number) })
+func (x *Faulty) crashesAtLocked(number int) bool {
+	if number == 0 { // it only looks
+		return false
+	}
+	return number == x.stopAt || slices.ContainsFunc(x.schedule, func(f Fault) bool { return f.Op == OpCrash && f.N == int64(number) })
 }
 
 // hitLocked returns the first fault that falls on the operation. All count it.

@@ -294,6 +294,40 @@ func TestCrashAtEveryOperation(t *testing.T) {
 	}
 }
 
+// CrashAfter counts what changes the disk, from the call on; looking is free until the crash.
+func TestCrashAfter(t *testing.T) {
+	for _, test := range []struct {
+		name, schedule string
+		set            func(x *crashfs.Faulty)
+		want           string
+	}{
+		{"at once", "", func(x *crashfs.Faulty) { x.CrashAfter(0) }, "xxxx"},
+		{"after two", "", func(x *crashfs.Faulty) { x.CrashAfter(2) }, "..xx"},
+		{"a second call", "", func(x *crashfs.Faulty) { x.CrashAfter(0); x.CrashAfter(3) }, "...x"},
+		{"taken back", "", func(x *crashfs.Faulty) { x.CrashAfter(0); x.CrashAfter(-1) }, "...."},
+		{"behind that of the schedule", "crash 3", func(x *crashfs.Faulty) { x.CrashAfter(2) }, ".xxx"},
+	} {
+		h, disk, faulty := injected(t, test.schedule)
+		h.write("f", 0, "new")
+		before := disk.Count()
+		test.set(faulty)
+		got := ""
+		for range 4 {
+			_, err := faulty.ReadDir(".")
+			require.Equal(t, strings.Contains(got, "x"), err != nil, test.name)
+			if err := faulty.SyncDir("."); err == nil {
+				got += "."
+			} else {
+				require.ErrorIs(t, err, crashfs.ErrCrashed)
+				got += "x"
+			}
+		}
+		assert.Equal(t, test.want, got, test.name)
+		assert.Equal(t, strings.Contains(got, "x"), faulty.Crashed(), test.name)
+		assert.Equal(t, strings.Count(got, "."), disk.Count()-before, test.name)
+	}
+}
+
 func TestTheCrashFreesLocks(t *testing.T) {
 	bothDisks(t, func(t *testing.T, base wal.FS, dir string) {
 		faulty := crashfs.Inject(base, nil)
