@@ -105,7 +105,7 @@ func illegalTypes(state string) []wal.EventType {
 	return slices.DeleteFunc(slices.Clone(types), func(on wal.EventType) bool { _, legal := after(state, on); return legal })
 }
 
-// drawStep draws what a step of a type says besides.
+// drawStep is the stepper of all that the log takes.
 func drawStep(t *rapid.T, id string, on wal.EventType) Step {
 	s := Step{JobID: id, Type: on}
 	switch on {
@@ -132,24 +132,25 @@ func drawPayload(t *rapid.T, label string) json.RawMessage {
 // new one, each with the same probability; so there are ever more jobs, more and more slowly. The tenth is of any type, of
 // any job, known or not, and is legal only by chance. The reference is read when a value is drawn, and not changed.
 func NextStep(ref *Reference) *rapid.Generator[Step] {
-	return rapid.Custom(func(t *rapid.T) Step {
-		if rapid.IntRange(0, 9).Draw(t, "any") == 9 {
-			return anyStep(t, ref)
-		}
-		id := drawJob(t, ref, func(state string) bool { return state != "rolled_back" })
-		return drawStep(t, id, rapid.SampledFrom(legalTypes(ref.State(id))).Draw(t, "type"))
-	})
+	return rapid.Custom(func(t *rapid.T) Step { return nextStep(t, ref, drawStep) })
 }
 
-func anyStep(t *rapid.T, ref *Reference) Step {
-	id := drawJob(t, ref, func(string) bool { return true })
-	return drawStep(t, id, rapid.SampledFrom(types).Draw(t, "type"))
+// A stepper draws what a step of a type says besides.
+type stepper = func(t *rapid.T, id string, on wal.EventType) Step
+
+func nextStep(t *rapid.T, ref *Reference, step stepper) Step {
+	if rapid.IntRange(0, 9).Draw(t, "any") == 9 {
+		id := drawJob(t, ref, func(string) bool { return true })
+		return step(t, id, rapid.SampledFrom(types).Draw(t, "type"))
+	}
+	id := drawJob(t, ref, func(state string) bool { return state != "rolled_back" })
+	return step(t, id, rapid.SampledFrom(legalTypes(ref.State(id))).Draw(t, "type"))
 }
 
 // illegalStep draws a step that the jobs as they stand may not take.
-func illegalStep(t *rapid.T, ref *Reference) Step {
+func illegalStep(t *rapid.T, ref *Reference, step stepper) Step {
 	id := drawJob(t, ref, func(string) bool { return true })
-	return drawStep(t, id, rapid.SampledFrom(illegalTypes(ref.State(id))).Draw(t, "type"))
+	return step(t, id, rapid.SampledFrom(illegalTypes(ref.State(id))).Draw(t, "type"))
 }
 
 // drawJob draws a job that is in one of the states, or a new one.
@@ -226,7 +227,7 @@ func IllegalHistories(jobs, steps int) *rapid.Generator[IllegalHistory] {
 		for _, s := range history[:at] {
 			ref.Append(1, s)
 		}
-		bad := illegalStep(t, &ref)
+		bad := illegalStep(t, &ref, drawStep)
 		return IllegalHistory{slices.Insert(history, at, bad), at}
 	})
 }

@@ -1,0 +1,362 @@
+package crashtest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/jobwal/jobwal/projection"
+	"github.com/jobwal/jobwal/statemachine"
+	"github.com/jobwal/jobwal/wal"
+)
+
+// What Actions hold against the Reference.
+
+// Invariant holds all that the engine says against the Reference, and calls Check. If the power has gone meanwhile, the
+// engine recovers before. It is the action without a name.
+func (a *Actions) Invariant(t *rapid.T) {
+	t.Helper()
+	a.holdAlive(t, "between actions", a.all)
+	if a.Check != nil {
+		a.Check(t, a.engine, a.ref)
+	}
+}
+
+// hold fails the test if a check does.
+func (a *Actions) hold(t *rapid.T, what string, check func() error) {
+	t.Helper()
+	if err := check(); err != nil {
+		t.Fatalf("%s: acknowledged: %d events; engine has %d: %v", what, a.ref.Last(), a.recovered(), err)
+	}
+}
+
+// holdAlive is hold for an engine that may have lost its disk, or loses it while it reads.
+func (a *Actions) holdAlive(t *rapid.T, what string, check func() error) {
+	t.Helper()
+	if a.faulty.Crashed() || check() != nil && a.faulty.Crashed() {
+		a.lose(t)
+	}
+	a.hold(t, what, check)
+}
+
+// all is everything that is true of a living engine.
+func (a *Actions) all() error {
+	for _, check := range []func() error{a.shown, a.payloads, a.events, a.histories} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// glance is what of a job is in memory, comparable.
+type glance struct {
+	ID, Capability, Error, RollbackReason, Parked string
+	State, Before                                 statemachine.State
+	FirstSeq, Seq, Epoch                          uint64
+}
+
+func glanceAt(j statemachine.Job) glance {
+	return glance{j.ID, j.Capability, j.Error, j.RollbackReason, j.Parked, j.State, j.Before, j.FirstSeq, j.Seq, j.Epoch}
+}
+
+// view is a job as its events have it.
+type view struct {
+	glance
+	args, output json.RawMessage
+}
+
+// viewOf folds a job's events, which are legal, by means that package statemachine has no part in.
+func viewOf(history []wal.Event) (v view) {
+	for _, e := range history {
+		if v.FirstSeq == 0 {
+			v.ID, v.Capability, v.FirstSeq = e.JobID, e.Capability, e.Seq
+		}
+		to, _ := after(string(v.State), e.Type)
+		v.Before, v.State, v.Seq, v.Epoch = v.State, statemachine.State(to), e.Seq, e.Epoch
+		switch e.Type {
+		case wal.JobSubmitted:
+			v.args = e.Args
+		case wal.JobCompleted:
+			v.output = e.Output
+		case wal.JobFailed:
+			v.Error = e.Error
+		case wal.JobRolledBack:
+			v.RollbackReason = e.Error
+		}
+	}
+	return v
+}
+
+// shown is what the engine says without a look at the disk.
+func (a *Actions) shown() error {
+	want, counts := make(map[string]glance), make(map[statemachine.State]int)
+	for _, id := range a.ref.Jobs() {
+		v := viewOf(a.ref.History(id))
+		want[id] = v.glance
+		counts[v.State]++
+		if job, known := a.engine.Job(id); !known || glanceAt(job) != v.glance {
+			return fmt.Errorf("job %q is %+v, not %+v", id, glanceAt(job), v.glance)
+		}
+	}
+	if got := ids(slices.Collect(a.engine.Jobs(projection.Query{}))); !slices.Equal(got, a.ref.Jobs()) {
+		return fmt.Errorf("jobs are %q, not %q", got, a.ref.Jobs())
+	}
+	if err := a.told.check(a.ref.Last(), want); err != nil {
+		return err
+	}
+	return cmp.Or(a.reported(counts), a.counted(counts))
+}
+
+func ids(jobs []statemachine.Job) (ids []string) {
+	for _, job := range jobs {
+		ids = append(ids, job.ID)
+	}
+	return ids
+}
+
+func (a *Actions) reported(counts map[statemachine.State]int) error {
+	interrupted := a.ref.Interrupted(a.epoch)
+	if got := ids(a.engine.Interrupted()); !slices.Equal(got, interrupted) {
+		return fmt.Errorf("interrupted are %q, not %q", got, interrupted)
+	}
+	r := a.engine.Report()
+	if !maps.Equal(r.Jobs, counts) || r.Interrupted != len(interrupted) {
+		return fmt.Errorf("Report: %v, %d interrupted; not %v, %d", r.Jobs, r.Interrupted, counts, len(interrupted))
+	}
+	if len(r.Parked)+len(r.Unreadable)+len(r.Failed) > 0 {
+		return fmt.Errorf("Report: parked %v, unreadable %v, failed %v", r.Parked, r.Unreadable, r.Failed)
+	}
+	return nil
+}
+
+func (a *Actions) counted(counts map[statemachine.State]int) error {
+	s, ever := a.engine.Stats(), make(map[statemachine.State]uint64)
+	states := make(map[string]string)
+	for _, e := range a.ref.events {
+		states[e.JobID], _ = after(states[e.JobID], e.Type)
+		ever[statemachine.State(states[e.JobID])]++
+	}
+	if s.Events != a.ref.Last() || s.LastSeq != a.ref.Last() {
+		return fmt.Errorf("Stats: %d events, the last %d; not %d", s.Events, s.LastSeq, a.ref.Last())
+	}
+	for _, state := range statemachine.States()[1:] {
+		if s.States[state] != counts[state] || s.Ever[state] != ever[state] {
+			return fmt.Errorf("Stats: %d %s, %d ever; not %d, %d", s.States[state], state, s.Ever[state], counts[state], ever[state])
+		}
+	}
+	if _, known := a.engine.Job(nobody); known {
+		return errors.New("a job is known that was never submitted")
+	}
+	return nil
+}
+
+// nobody is an id that no generator draws.
+const nobody = "nobody at all"
+
+// payloads reads every payload, from memory or from the log.
+func (a *Actions) payloads() error {
+	for _, id := range a.ref.Jobs() {
+		job, _ := a.engine.Job(id)
+		want := viewOf(a.ref.History(id))
+		args, err := a.engine.Read(context.Background(), job.Args)
+		output, err2 := a.engine.Read(context.Background(), job.Output)
+		if err := cmp.Or(err, err2); err != nil {
+			return fmt.Errorf("payloads of job %q: %w", id, err)
+		}
+		if !bytes.Equal(args, want.args) || !bytes.Equal(output, want.output) {
+			return fmt.Errorf("job %q: args %.100q, output %.100q; not %.100q, %.100q", id, args, output, want.args, want.output)
+		}
+	}
+	return nil
+}
+
+// events follows the log from its first event to its last.
+func (a *Actions) events() error {
+	got, err := a.follow(1, a.ref.Last())
+	if err != nil {
+		return err
+	}
+	for i, e := range got {
+		if err := a.same(e, a.ref.events[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// same compares an event of the log with one of the Reference. Its time is whatever it was when it was first seen.
+func (a *Actions) same(got, want wal.Event) error {
+	if n := uint64(len(a.times)); got.Seq == n+1 {
+		a.times = append(a.times, got.Time)
+	}
+	if got.Seq != want.Seq || got.Prev != want.Prev || got.Epoch != want.Epoch || got.Type != want.Type || got.JobID != want.JobID ||
+		got.Capability != want.Capability || got.Error != want.Error || got.Problem != "" ||
+		!bytes.Equal(got.Args, want.Args) || !bytes.Equal(got.Output, want.Output) {
+		return fmt.Errorf("seq %d is prev %d, epoch %d, capability %q, %v; not prev %d, epoch %d, capability %q, %v", got.Seq, got.Prev,
+			got.Epoch, got.Capability, StepOf(got), want.Prev, want.Epoch, want.Capability, StepOf(want))
+	}
+	if !got.Time.Equal(a.times[got.Seq-1]) {
+		return fmt.Errorf("seq %d: time %v, it was %v", got.Seq, got.Time, a.times[got.Seq-1])
+	}
+	return nil
+}
+
+// follow returns the events from one seq to another, both of which are there.
+func (a *Actions) follow(from, to uint64) (events []wal.Event, err error) {
+	if from > to {
+		return nil, nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	for e, err := range a.engine.Follow(ctx, from) {
+		if err != nil {
+			return events, fmt.Errorf("following from %d: %w", from, err)
+		}
+		if want := from + uint64(len(events)); e.Seq != want {
+			return events, fmt.Errorf("following from %d: seq %d in place of %d", from, e.Seq, want)
+		}
+		if events = append(events, e); e.Seq >= to {
+			break
+		}
+	}
+	return events, nil
+}
+
+// histories walks each job's events, and folds them: the job is what its events say, by package statemachine, too.
+func (a *Actions) histories() error {
+	for _, id := range a.ref.Jobs() {
+		want := a.ref.History(id)
+		var folded statemachine.Job
+		n := 0
+		for e, err := range a.engine.History(context.Background(), id) {
+			if err != nil {
+				return fmt.Errorf("history of job %q: %w", id, err)
+			}
+			if n >= len(want) {
+				return fmt.Errorf("history of job %q: more than its %d events", id, n)
+			}
+			err = a.same(e, want[n])
+			folded, n = fold(folded, e), n+1
+			if err != nil {
+				return fmt.Errorf("history of job %q: %w", id, err)
+			}
+		}
+		job, _ := a.engine.Job(id)
+		if n != len(want) || glanceAt(job) != glanceAt(folded) || timesOf(job) != timesOf(folded) {
+			return fmt.Errorf("job %q is %+v, its history of %d events folds to %+v", id, job, n, folded)
+		}
+	}
+	for _, err := range a.engine.History(context.Background(), nobody) {
+		if !errors.Is(err, statemachine.ErrUnknownJob) {
+			return fmt.Errorf("history of a job that was never submitted: %v", err)
+		}
+	}
+	return nil
+}
+
+// fold leaves payloads out; see Actions.payloads.
+func fold(job statemachine.Job, e wal.Event) statemachine.Job {
+	e.Args, e.Output = nil, nil
+	job, _ = job.Apply(e) // an error is in the job: it is parked
+	return job
+}
+
+func timesOf(j statemachine.Job) [5]time.Time {
+	return [...]time.Time{j.SubmittedAt, j.ValidatedAt, j.StartedAt, j.FinishedAt, j.RolledBackAt}
+}
+
+// told is a projection that remembers what it was told.
+type told struct {
+	mu    sync.Mutex // guards the fields below
+	last  uint64
+	jobs  map[string]glance
+	wrong error
+}
+
+func (p *told) Name() string { return "crashtest" }
+
+func (p *told) Apply(e wal.Event, job statemachine.Job) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.jobs == nil {
+		p.jobs = make(map[string]glance)
+	}
+	if e.Seq != p.last+1 || job.Seq != e.Seq || job.ID != e.JobID {
+		p.wrong = cmp.Or(p.wrong, fmt.Errorf("a projection was told of seq %d behind %d, with job %v", e.Seq, p.last, job))
+	}
+	p.last, p.jobs[e.JobID] = e.Seq, glanceAt(job)
+	return nil
+}
+
+// check: every event once, in order, with its job as it stood after it. R1.
+func (p *told) check(last uint64, jobs map[string]glance) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.wrong == nil && (p.last != last || !maps.Equal(p.jobs, jobs)) {
+		return fmt.Errorf("a projection was told of %d events, not %d, and the jobs %+v, not %+v", p.last, last, p.jobs, jobs)
+	}
+	return p.wrong
+}
+
+// read looks at a part of what there is.
+func (a *Actions) read(t *rapid.T) {
+	if last := a.ref.Last(); last > 0 {
+		from := rapid.Uint64Range(1, last).Draw(t, "from")
+		a.holdAlive(t, "following", func() error {
+			events, err := a.follow(from, a.ref.Last())
+			for _, e := range events {
+				err = cmp.Or(err, a.same(e, a.ref.events[e.Seq-1]))
+			}
+			return err
+		})
+	}
+	q := projection.Query{
+		States: rapid.SliceOfN(rapid.SampledFrom(statemachine.States()[1:]), 0, 3).Draw(t, "states"),
+		Order:  rapid.SampledFrom([]projection.Order{projection.BySubmission, projection.ByUpdate}).Draw(t, "order"),
+		Limit:  rapid.IntRange(0, 5).Draw(t, "limit"), Descending: rapid.Bool().Draw(t, "descending"),
+	}
+	a.hold(t, fmt.Sprintf("listing by %+v", q), func() error { return a.listed(q) })
+}
+
+// listed holds a query, and its pages one after the other, against a list made by hand.
+func (a *Actions) listed(q projection.Query) error {
+	views := make(map[string]view)
+	for _, id := range a.ref.Jobs() {
+		views[id] = viewOf(a.ref.History(id))
+	}
+	want := slices.DeleteFunc(a.ref.Jobs(), func(id string) bool { return len(q.States) > 0 && !slices.Contains(q.States, views[id].State) })
+	if q.Order == projection.ByUpdate {
+		slices.SortFunc(want, func(x, y string) int { return cmp.Compare(views[x].Seq, views[y].Seq) })
+	}
+	if q.Descending {
+		slices.Reverse(want)
+	}
+	var paged []string
+	for page := q; ; {
+		jobs, next, err := a.engine.Page(page)
+		if paged = append(paged, ids(jobs)...); err != nil || next.IsZero() || len(paged) > len(want) {
+			if err != nil || !slices.Equal(paged, want) {
+				return fmt.Errorf("pages: %q, not %q: %v", paged, want, err)
+			}
+			break
+		}
+		page.After = next
+	}
+	if q.Limit > 0 {
+		want = want[:min(q.Limit, len(want))]
+	}
+	if got := ids(slices.Collect(a.engine.Jobs(q))); !slices.Equal(got, want) {
+		return fmt.Errorf("%q, not %q", got, want)
+	}
+	return nil
+}
