@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"pgregory.net/rapid"
@@ -66,7 +67,7 @@ type Actions struct {
 	// Checkpoint is called by the action of that name, which is there only if this is set. Power may go while it runs; any
 	// other error is a failure.
 	Checkpoint func(*recovery.Engine, context.Context) error
-	// Step draws what a step of a type says: its capability, its payload, its text. Default: anything that the log takes, by
+	// Step draws what a step of a type says: its capability, its payload, its text. Default: anything that the engine takes, by
 	// [Capabilities], [Payloads] and [Texts].
 	Step func(t *rapid.T, id string, on wal.EventType) Step
 	// Idle is how long the action of that name sleeps. Default 0: there is no such action. Set it in a bubble, where sleeping
@@ -80,7 +81,8 @@ type Actions struct {
 	epoch   uint64      // of the engine; 0 while it is not known
 	times   []time.Time // of the events, by seq less one, as they were first seen
 	told    *told
-	clean   bool // the last engine was closed, and said so
+	checked uint64 // up to here the events of this opening were read and found right
+	clean   bool   // the last engine was closed, and said so
 }
 
 // Open opens the engine on what Disk holds, and holds it against it. It closes the engine when t ends, so that a bubble can
@@ -100,7 +102,7 @@ func (a *Actions) Open(t *rapid.T) {
 		a.OpenEngine = recovery.Open
 	}
 	if a.Step == nil {
-		a.Step = drawStep
+		a.Step = looseStep
 	}
 	t.Cleanup(func() { a.close() })
 	a.open(t, false)
@@ -156,6 +158,15 @@ func (a *Actions) submit(t *rapid.T) {
 	a.Do(t, a.Step(t, id, wal.JobSubmitted))
 }
 
+// looseStep draws texts that are not UTF-8, too: the engine takes them.
+func looseStep(t *rapid.T, id string, on wal.EventType) Step {
+	s := drawStep(t, id, on)
+	if s.Error != "" && rapid.IntRange(0, 9).Draw(t, "not UTF-8") == 9 {
+		s.Error += "\xff\xfe" + s.Error
+	}
+	return s
+}
+
 // one is a command that some job may take.
 func (a *Actions) one(on wal.EventType) func(*rapid.T) {
 	return func(t *rapid.T) {
@@ -184,8 +195,9 @@ func (a *Actions) illegal(t *rapid.T) { a.Do(t, illegalStep(t, a.ref, a.Step)) }
 // be, or the power went: then there is another engine by now.
 func (a *Actions) Do(t *rapid.T, steps ...Step) []statemachine.Job {
 	t.Helper()
+	commands, steps := Commands(steps...), asStored(steps)
 	legal, operations := a.ref.Legal(steps...), a.faulty.Count()
-	jobs, err := a.engine.Do(context.Background(), Commands(steps...)...)
+	jobs, err := a.engine.Do(context.Background(), commands...)
 	switch {
 	case err == nil && !legal:
 		t.Fatalf("not legal, and not refused: %v", steps)
@@ -206,6 +218,24 @@ func (a *Actions) Do(t *rapid.T, steps ...Step) []statemachine.Job {
 		a.wroteNothing(t, operations)
 	}
 	return nil
+}
+
+// asStored is what the log will have of steps: what a command of the type says, payloads without white space, texts with
+// U+FFFD for what is not UTF-8.
+func asStored(steps []Step) []Step {
+	stored := make([]Step, len(steps))
+	for i, s := range steps {
+		stored[i] = Step{Type: s.Type, JobID: s.JobID}
+		switch s.Type {
+		case wal.JobSubmitted:
+			stored[i].Capability, stored[i].Args = s.Capability, compact(s.Args)
+		case wal.JobCompleted:
+			stored[i].Output = compact(s.Output)
+		case wal.JobFailed, wal.JobRolledBack:
+			stored[i].Error = strings.ToValidUTF8(s.Error, "\ufffd")
+		}
+	}
+	return stored
 }
 
 // died tells whether an error is that of a disk whose power went, or of a log that has failed for good.
@@ -229,10 +259,7 @@ func (a *Actions) acknowledge(t *rapid.T, jobs []statemachine.Job, steps []Step)
 	if epoch != a.epoch {
 		t.Fatalf("epoch %d, in an opening whose epoch is %d", epoch, a.epoch)
 	}
-	for _, s := range steps {
-		s.Args, s.Output = compact(s.Args), compact(s.Output) // as the log has it
-		a.ref.Append(epoch, s)
-	}
+	a.ref.Append(epoch, steps...)
 	for i, s := range steps { // a caller reads its own writes
 		if got, want := glanceAt(jobs[i]), viewOf(a.ref.History(s.JobID)).glance; got != want {
 			t.Fatalf("the job that was returned is %+v, not %+v", got, want)

@@ -48,13 +48,25 @@ func (a *Actions) holdAlive(t *rapid.T, what string, check func() error) {
 	a.hold(t, what, check)
 }
 
-// all is everything that is true of a living engine.
+// all is everything that is true of a living engine. What was read from this opening's log before is not read again, but
+// for the jobs that went on since: see read.
 func (a *Actions) all() error {
-	for _, check := range []func() error{a.shown, a.payloads, a.events, a.histories} {
-		if err := check(); err != nil {
+	if err := a.shown(); err != nil {
+		return err
+	}
+	if err := a.events(a.checked + 1); err != nil {
+		return err
+	}
+	touched := make(map[string]bool)
+	for _, e := range a.ref.events[a.checked:] {
+		touched[e.JobID] = true
+	}
+	for _, id := range slices.DeleteFunc(a.ref.Jobs(), func(id string) bool { return !touched[id] }) {
+		if err := cmp.Or(a.payloads(id), a.history(id)); err != nil {
 			return err
 		}
 	}
+	a.checked = a.ref.Last()
 	return nil
 }
 
@@ -131,10 +143,10 @@ func (a *Actions) reported(counts map[statemachine.State]int) error {
 	}
 	r := a.engine.Report()
 	if !maps.Equal(r.Jobs, counts) || r.Interrupted != len(interrupted) {
-		return fmt.Errorf("Report: %v, %d interrupted; not %v, %d", r.Jobs, r.Interrupted, counts, len(interrupted))
+		return fmt.Errorf("report: %v, %d interrupted; not %v, %d", r.Jobs, r.Interrupted, counts, len(interrupted))
 	}
 	if len(r.Parked)+len(r.Unreadable)+len(r.Failed) > 0 {
-		return fmt.Errorf("Report: parked %v, unreadable %v, failed %v", r.Parked, r.Unreadable, r.Failed)
+		return fmt.Errorf("report: parked %v, unreadable %v, failed %v", r.Parked, r.Unreadable, r.Failed)
 	}
 	return nil
 }
@@ -147,47 +159,39 @@ func (a *Actions) counted(counts map[statemachine.State]int) error {
 		ever[statemachine.State(states[e.JobID])]++
 	}
 	if s.Events != a.ref.Last() || s.LastSeq != a.ref.Last() {
-		return fmt.Errorf("Stats: %d events, the last %d; not %d", s.Events, s.LastSeq, a.ref.Last())
+		return fmt.Errorf("stats: %d events, the last %d; not %d", s.Events, s.LastSeq, a.ref.Last())
 	}
 	for _, state := range statemachine.States()[1:] {
 		if s.States[state] != counts[state] || s.Ever[state] != ever[state] {
-			return fmt.Errorf("Stats: %d %s, %d ever; not %d, %d", s.States[state], state, s.Ever[state], counts[state], ever[state])
-		}
-	}
-	if _, known := a.engine.Job(nobody); known {
-		return errors.New("a job is known that was never submitted")
-	}
-	return nil
-}
-
-// nobody is an id that no generator draws.
-const nobody = "nobody at all"
-
-// payloads reads every payload, from memory or from the log.
-func (a *Actions) payloads() error {
-	for _, id := range a.ref.Jobs() {
-		job, _ := a.engine.Job(id)
-		want := viewOf(a.ref.History(id))
-		args, err := a.engine.Read(context.Background(), job.Args)
-		output, err2 := a.engine.Read(context.Background(), job.Output)
-		if err := cmp.Or(err, err2); err != nil {
-			return fmt.Errorf("payloads of job %q: %w", id, err)
-		}
-		if !bytes.Equal(args, want.args) || !bytes.Equal(output, want.output) {
-			return fmt.Errorf("job %q: args %.100q, output %.100q; not %.100q, %.100q", id, args, output, want.args, want.output)
+			return fmt.Errorf("stats: %d %s, %d ever; not %d, %d", s.States[state], state, s.Ever[state], counts[state], ever[state])
 		}
 	}
 	return nil
 }
 
-// events follows the log from its first event to its last.
-func (a *Actions) events() error {
-	got, err := a.follow(1, a.ref.Last())
+// payloads reads a job's, from memory or from the log.
+func (a *Actions) payloads(id string) error {
+	job, _ := a.engine.Job(id)
+	want := viewOf(a.ref.History(id))
+	args, err := a.engine.Read(context.Background(), job.Args)
+	output, err2 := a.engine.Read(context.Background(), job.Output)
+	if err := cmp.Or(err, err2); err != nil {
+		return fmt.Errorf("payloads of job %q: %w", id, err)
+	}
+	if !bytes.Equal(args, want.args) || !bytes.Equal(output, want.output) {
+		return fmt.Errorf("job %q: args %.100q, output %.100q; not %.100q, %.100q", id, args, output, want.args, want.output)
+	}
+	return nil
+}
+
+// events follows the log from a seq to its last.
+func (a *Actions) events(from uint64) error {
+	got, err := a.follow(from, a.ref.Last())
 	if err != nil {
 		return err
 	}
-	for i, e := range got {
-		if err := a.same(e, a.ref.events[i]); err != nil {
+	for _, e := range got {
+		if err := a.same(e, a.ref.events[e.Seq-1]); err != nil {
 			return err
 		}
 	}
@@ -232,31 +236,36 @@ func (a *Actions) follow(from, to uint64) (events []wal.Event, err error) {
 	return events, nil
 }
 
-// histories walks each job's events, and folds them: the job is what its events say, by package statemachine, too.
-func (a *Actions) histories() error {
-	for _, id := range a.ref.Jobs() {
-		want := a.ref.History(id)
-		var folded statemachine.Job
-		n := 0
-		for e, err := range a.engine.History(context.Background(), id) {
-			if err != nil {
-				return fmt.Errorf("history of job %q: %w", id, err)
-			}
-			if n >= len(want) {
-				return fmt.Errorf("history of job %q: more than its %d events", id, n)
-			}
+// history walks a job's events, and folds them: the job is what its events say, by package statemachine, too.
+func (a *Actions) history(id string) error {
+	want := a.ref.History(id)
+	var folded statemachine.Job
+	n := 0
+	for e, err := range a.engine.History(context.Background(), id) {
+		if err == nil && n == len(want) {
+			err = fmt.Errorf("more than its %d events", n)
+		}
+		if err == nil {
 			err = a.same(e, want[n])
-			folded, n = fold(folded, e), n+1
-			if err != nil {
-				return fmt.Errorf("history of job %q: %w", id, err)
-			}
 		}
-		job, _ := a.engine.Job(id)
-		if n != len(want) || glanceAt(job) != glanceAt(folded) || timesOf(job) != timesOf(folded) {
-			return fmt.Errorf("job %q is %+v, its history of %d events folds to %+v", id, job, n, folded)
+		if err != nil {
+			return fmt.Errorf("history of job %q: %w", id, err)
 		}
+		folded, n = fold(folded, e), n+1
 	}
-	for _, err := range a.engine.History(context.Background(), nobody) {
+	job, _ := a.engine.Job(id)
+	if n != len(want) || glanceAt(job) != glanceAt(folded) || timesOf(job) != timesOf(folded) {
+		return fmt.Errorf("job %q is %+v, its history of %d events folds to %+v", id, job, n, folded)
+	}
+	return nil
+}
+
+// noneOf: a job that was never submitted has nothing.
+func (a *Actions) noneOf(id string) error {
+	if job, known := a.engine.Job(id); known {
+		return fmt.Errorf("a job is known that was never submitted: %v", job)
+	}
+	for _, err := range a.engine.History(context.Background(), id) {
 		if !errors.Is(err, statemachine.ErrUnknownJob) {
 			return fmt.Errorf("history of a job that was never submitted: %v", err)
 		}
@@ -264,7 +273,7 @@ func (a *Actions) histories() error {
 	return nil
 }
 
-// fold leaves payloads out; see Actions.payloads.
+// fold leaves payloads out; they are compared by themselves.
 func fold(job statemachine.Job, e wal.Event) statemachine.Job {
 	e.Args, e.Output = nil, nil
 	job, _ = job.Apply(e) // an error is in the job: it is parked
@@ -308,18 +317,16 @@ func (p *told) check(last uint64, jobs map[string]glance) error {
 	return p.wrong
 }
 
-// read looks at a part of what there is.
+// read looks at all that there is once more, and at parts of it.
 func (a *Actions) read(t *rapid.T) {
+	a.checked = 0
+	a.holdAlive(t, "read again", a.all)
 	if last := a.ref.Last(); last > 0 {
 		from := rapid.Uint64Range(1, last).Draw(t, "from")
-		a.holdAlive(t, "following", func() error {
-			events, err := a.follow(from, a.ref.Last())
-			for _, e := range events {
-				err = cmp.Or(err, a.same(e, a.ref.events[e.Seq-1]))
-			}
-			return err
-		})
+		a.holdAlive(t, "following", func() error { return a.events(from) })
 	}
+	stranger := JobIDs().Filter(func(id string) bool { return a.ref.State(id) == "" }).Draw(t, "stranger")
+	a.hold(t, "a stranger", func() error { return a.noneOf(stranger) })
 	q := projection.Query{
 		States: rapid.SliceOfN(rapid.SampledFrom(statemachine.States()[1:]), 0, 3).Draw(t, "states"),
 		Order:  rapid.SampledFrom([]projection.Order{projection.BySubmission, projection.ByUpdate}).Draw(t, "order"),

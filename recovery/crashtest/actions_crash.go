@@ -118,7 +118,7 @@ func (a *Actions) acknowledged() uint64 {
 
 // start opens one engine.
 func (a *Actions) start() error {
-	a.told = new(told)
+	a.told, a.checked = new(told), 0
 	opts := a.Options
 	opts.Projections = append([]projection.Projection{a.told}, opts.Projections...)
 	if a.Projections != nil {
@@ -142,7 +142,10 @@ func (a *Actions) settle(t *rapid.T) {
 		a.ref = new(Reference)
 		a.hold(t, "what the disk held", a.take)
 	}
-	if a.recovered() > a.ref.Last() {
+	switch n := a.recovered(); {
+	case n < a.ref.Last():
+		t.Fatalf("acknowledged: %d events; recovered: %d", a.ref.Last(), n)
+	case n > a.ref.Last():
 		a.hold(t, "more than was acknowledged", a.takeUnknown)
 	}
 	a.unknown = nil
@@ -151,7 +154,7 @@ func (a *Actions) settle(t *rapid.T) {
 		t.Fatalf("epoch %d, behind %d", report.Epoch, a.newestEpoch())
 	}
 	if a.clean && report.Dir != "" && (!report.Clean || len(report.Torn) > 0) {
-		t.Fatalf("closed, and had to be repaired: %+v", report)
+		t.Fatalf("closed, and not clean, or torn: %+v", report.Torn)
 	}
 	a.clean = false
 	a.hold(t, "recovered", a.all)

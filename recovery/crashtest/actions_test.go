@@ -1,12 +1,24 @@
 package crashtest_test
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"iter"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/jobwal/jobwal/projection"
+	"github.com/jobwal/jobwal/recovery"
 	"github.com/jobwal/jobwal/recovery/crashtest"
+	"github.com/jobwal/jobwal/statemachine"
+	"github.com/jobwal/jobwal/wal"
+	"github.com/jobwal/jobwal/wal/crashfs"
 )
 
 // bubbled runs a property in a bubble of its own at each check.
@@ -24,3 +36,195 @@ func act(t *rapid.T) {
 	a.Open(t)
 	t.Repeat(a.Map())
 }
+
+// noSync is a file system that says that it synced.
+type noSync struct{ wal.FS }
+
+func (x noSync) OpenFile(name string, flag int, perm fs.FileMode) (wal.File, error) {
+	f, err := x.FS.OpenFile(name, flag, perm)
+	return noSyncFile{f}, err
+}
+
+type noSyncFile struct{ wal.File }
+
+func (noSyncFile) Sync() error { return nil }
+
+// noSyncDir does so of directories.
+type noSyncDir struct{ wal.FS }
+
+func (noSyncDir) SyncDir(string) error { return nil }
+
+// liar is a log with a fault.
+type liar struct {
+	recovery.Log
+	split  bool // groups are appended event by event
+	living bool // nobody who ever wrote is dead
+	follow func(e *wal.Event) (pass bool)
+	at     func(e *wal.Event)
+}
+
+func (l *liar) Append(ctx context.Context, events ...wal.Event) (first uint64, err error) {
+	if !l.split {
+		return l.Log.Append(ctx, events...)
+	}
+	last := map[string]uint64{}
+	for i, e := range events {
+		if seq, again := last[e.JobID]; again {
+			e.Prev = seq
+		}
+		seq, err := l.Log.Append(ctx, e)
+		if err != nil {
+			return 0, err
+		}
+		if last[e.JobID] = seq; i == 0 {
+			first = seq
+		}
+	}
+	return first, nil
+}
+
+func (l *liar) Live(epoch uint64) bool { return l.living || l.Log.Live(epoch) }
+
+func (l *liar) Follow(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+	return func(yield func(wal.Event, error) bool) {
+		for e, err := range l.Log.Follow(ctx, from) {
+			if err == nil && l.follow != nil && !l.follow(&e) {
+				continue
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
+func (l *liar) At(ctx context.Context, seq uint64) (wal.Event, error) {
+	e, err := l.Log.At(ctx, seq)
+	if err == nil && l.at != nil {
+		l.at(&e)
+	}
+	return e, err
+}
+
+func lying(how liar) func(ctx context.Context, dir string, opts recovery.Options) (*recovery.Engine, error) {
+	return func(ctx context.Context, dir string, opts recovery.Options) (*recovery.Engine, error) {
+		log, err := wal.Open(dir, opts.WAL)
+		if err != nil {
+			return nil, err
+		}
+		l := how
+		l.Log = recovery.OnDisk(log)
+		return recovery.OpenLog(ctx, &l, opts)
+	}
+}
+
+// Actions have teeth: whatever the engine stands on, if it breaks a promise, they find out; and an engine on a log that
+// keeps them passes by the same way.
+func TestActionsCatch(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		make func() *crashtest.Actions
+		says string // part of what is said
+	}{
+		{"no sync", func() *crashtest.Actions {
+			return &crashtest.Actions{Wrap: func(disk wal.FS) wal.FS { return noSync{disk} }}
+		}, "acknowledged: "},
+		{"no sync of directories", func() *crashtest.Actions {
+			return &crashtest.Actions{Wrap: func(disk wal.FS) wal.FS { return noSyncDir{disk} }}
+		}, "acknowledged: "},
+		{"groups in parts", func() *crashtest.Actions { return &crashtest.Actions{OpenEngine: lying(liar{split: true})} }, ""},
+		{"nobody is ever dead", func() *crashtest.Actions { return &crashtest.Actions{OpenEngine: lying(liar{living: true})} }, "interrupted are"},
+		{"payloads in another spelling", func() *crashtest.Actions {
+			return &crashtest.Actions{OpenEngine: lying(liar{follow: func(e *wal.Event) bool { e.Output = spelled(e.Output); return true }})}
+		}, ""},
+		{"a history in other words", func() *crashtest.Actions {
+			return &crashtest.Actions{OpenEngine: lying(liar{at: func(e *wal.Event) { e.Error = strings.ToUpper(e.Error) }})}
+		}, "history of job"},
+		{"times that go", func() *crashtest.Actions {
+			return &crashtest.Actions{OpenEngine: lying(liar{at: func(e *wal.Event) { e.Time = e.Time.Add(1) }})}
+		}, "time"},
+		{"a projection that fails", func() *crashtest.Actions {
+			return &crashtest.Actions{Projections: func() []projection.Projection { return []projection.Projection{failing{}} }}
+		}, "failing"},
+	} {
+		said := falsified(t, 1, 0, func(t *rapid.T) {
+			a := test.make()
+			a.Open(t)
+			t.Repeat(a.Map())
+		})
+		require.Contains(t, said, test.says, test.name)
+	}
+	rapid.Check(t, func(t *rapid.T) { // no fault, and no bubble either
+		a := &crashtest.Actions{OpenEngine: lying(liar{})}
+		a.Open(t)
+		for range 5 {
+			a.Do(t, crashtest.NextStep(a.Reference()).Draw(t, "step"))
+			a.Crash(t)
+		}
+		a.Reopen(t)
+		a.Invariant(t)
+	})
+}
+
+// spelled makes "a" of "A".
+func spelled(raw json.RawMessage) json.RawMessage {
+	return json.RawMessage(strings.ToUpper(string(raw)))
+}
+
+type failing struct{}
+
+func (failing) Name() string { return "failing" }
+func (failing) Apply(e wal.Event, job statemachine.Job) error {
+	if e.Type == wal.JobStarted {
+		return fmt.Errorf("failing at %v", job)
+	}
+	return nil
+}
+
+// All hooks are called, with what they were promised.
+func TestActionsHooks(t *testing.T) {
+	var opened, checked, checkpoints, stepped, wrapped int
+	var own *seqs
+	rapid.Check(t, func(t *rapid.T) {
+		var a *crashtest.Actions
+		a = &crashtest.Actions{
+			Dir: "a/b", Disk: crashfs.New(), Idle: time.Second,
+			Projections: func() []projection.Projection { own = new(seqs); return []projection.Projection{own} },
+			Wrap:        func(disk wal.FS) wal.FS { wrapped++; return disk },
+			OnOpen:      func(e *recovery.Engine) { opened++; require.Same(t, a.Engine(), e) },
+			Check: func(t *rapid.T, e *recovery.Engine, ref *crashtest.Reference) {
+				checked++
+				require.Same(t, a.Engine(), e)
+				require.EqualValues(t, ref.Last(), *own)
+			},
+			Checkpoint: func(e *recovery.Engine, ctx context.Context) error { checkpoints++; return ctx.Err() },
+			Step: func(t *rapid.T, id string, on wal.EventType) crashtest.Step {
+				stepped++
+				return crashtest.Step{JobID: id, Type: on, Error: rapid.StringN(0, 3, -1).Draw(t, "error")}
+			},
+		}
+		require.NoError(t, a.Disk.Mkdir("a", 0o755))
+		require.NoError(t, a.Disk.SyncDir("."))
+		rapid.SyncTest(t, func(t *rapid.T) {
+			a.Open(t)
+			actions := a.Map()
+			require.Contains(t, actions, "idle")
+			for _, name := range []string{"submit", "checkpoint", "batch", "crash soon", "idle", ""} {
+				actions[name](t)
+			}
+		})
+	})
+	for name, n := range map[string]int{
+		"OnOpen": opened, "Check": checked, "Checkpoint": checkpoints, "Step": stepped, "Wrap": wrapped,
+	} {
+		require.GreaterOrEqual(t, n, 20, name)
+	}
+	require.NotContains(t, (&crashtest.Actions{}).Map(), "idle")
+	require.NotContains(t, (&crashtest.Actions{}).Map(), "checkpoint")
+}
+
+// seqs counts events.
+type seqs int
+
+func (s *seqs) Name() string                            { return "seqs" }
+func (s *seqs) Apply(wal.Event, statemachine.Job) error { *s++; return nil }
