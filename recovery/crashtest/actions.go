@@ -132,7 +132,8 @@ func (a *Actions) Faulty() *crashfs.Faulty { return a.faulty }
 //	illegal command   refused, with what would have been allowed, and nothing is written
 //	bad input         payloads, ids, commands and contexts that the door must refuse
 //	crash             the power goes now, in any way that a disk may take it; perhaps once more while Open recovers
-//	crash soon        the power goes at one of the next 30 operations that change the disk, whatever is done then
+//	crash soon        the power goes at one of the next 13 operations that change the disk, in the command that comes with
+//	                  it or in whatever is done then
 //	reopen            a clean Close, and Open
 //	idle              nothing happens for a while; see the field Idle
 //	read              queries, pages, and following from some event on

@@ -48,11 +48,12 @@ func (a *Actions) Crash(t *rapid.T) {
 	a.lose(t)
 }
 
-// soon is how many operations ahead a power cut may lie: a command is about three, a rotation ten.
-const soon = 30
+// soon is how many operations ahead a power cut may lie: a command has two, with a rotation a dozen, as has Open.
+const soon = 12
 
 func (a *Actions) crashSoon(t *rapid.T) {
 	a.faulty.CrashAfter(rapid.IntRange(0, soon).Draw(t, "operations"))
+	a.Do(t, nextStep(t, a.ref, a.Step))
 }
 
 // Reopen closes the engine and opens it again. What is clean has nothing to repair.
@@ -91,7 +92,7 @@ func (a *Actions) open(t *rapid.T, may bool) {
 	for {
 		a.faulty = crashfs.Inject(a.Disk, nil)
 		if may && rapid.IntRange(0, 3).Draw(t, "power goes in Open") == 3 {
-			a.crashSoon(t)
+			a.faulty.CrashAfter(rapid.IntRange(0, soon).Draw(t, "operations"))
 		}
 		err := a.start()
 		a.faulty.CrashAfter(-1)
@@ -104,6 +105,7 @@ func (a *Actions) open(t *rapid.T, may bool) {
 		} else if !a.died(err) {
 			t.Fatalf("acknowledged: %d events. Open: %v\n%v", a.acknowledged(), err, a.Disk)
 		}
+		t.Log("the power went in Open")
 		a.clean = false
 		a.cut(t)
 	}
@@ -142,11 +144,15 @@ func (a *Actions) settle(t *rapid.T) {
 		a.ref = new(Reference)
 		a.hold(t, "what the disk held", a.take)
 	}
+	before := a.ref.Last()
 	switch n := a.recovered(); {
-	case n < a.ref.Last():
-		t.Fatalf("acknowledged: %d events; recovered: %d", a.ref.Last(), n)
-	case n > a.ref.Last():
+	case n < before:
+		t.Fatalf("acknowledged: %d events; recovered: %d", before, n)
+	case n > before:
 		a.hold(t, "more than was acknowledged", a.takeUnknown)
+	}
+	if a.unknown != nil {
+		t.Logf("in flight were %d steps; %d events were acknowledged, %d are there", len(a.unknown), before, a.ref.Last())
 	}
 	a.unknown = nil
 	report := a.engine.Report().WAL
