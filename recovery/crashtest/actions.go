@@ -155,8 +155,7 @@ func (a *Actions) Map() map[string]func(*rapid.T) {
 }
 
 func (a *Actions) submit(t *rapid.T) {
-	id := JobIDs().Filter(func(id string) bool { return a.ref.State(id) == "" }).Draw(t, "id")
-	a.Do(t, a.Step(t, id, wal.JobSubmitted))
+	a.Do(t, a.Step(t, drawNew(t, "id", a.ref), wal.JobSubmitted))
 }
 
 // looseStep draws texts that are not UTF-8, too: the engine takes them.
@@ -311,7 +310,7 @@ func (a *Actions) wroteNothing(t *rapid.T, operations int) {
 
 func (a *Actions) badInput(t *rapid.T) {
 	started := slices.DeleteFunc(a.ref.Jobs(), func(id string) bool { return a.ref.State(id) != "started" })
-	fresh := JobIDs().Filter(func(id string) bool { return a.ref.State(id) == "" }).Draw(t, "id")
+	fresh := drawNew(t, "id", a.ref)
 	submit := func(id, capability string, args any) recovery.Command {
 		return recovery.Submit(recovery.Submission{JobID: id, Capability: capability, Args: args})
 	}
@@ -338,8 +337,7 @@ func (a *Actions) badInput(t *rapid.T) {
 	}
 	commands := []recovery.Command{bad}
 	if rapid.Bool().Draw(t, "behind a good one") {
-		good := JobIDs().Filter(func(id string) bool { return a.ref.State(id) == "" && id != fresh }).Draw(t, "good")
-		commands = []recovery.Command{submit(good, "", nil), bad}
+		commands = []recovery.Command{submit(drawNew(t, "good", a.ref, fresh), "", nil), bad}
 	}
 	a.refuses(t, ctx, want, commands)
 }

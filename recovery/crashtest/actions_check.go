@@ -325,7 +325,7 @@ func (a *Actions) read(t *rapid.T) {
 		from := rapid.Uint64Range(1, last).Draw(t, "from")
 		a.holdAlive(t, "following", func() error { return a.events(from) })
 	}
-	stranger := JobIDs().Filter(func(id string) bool { return a.ref.State(id) == "" }).Draw(t, "stranger")
+	stranger := drawNew(t, "stranger", a.ref)
 	a.hold(t, "a stranger", func() error { return a.noneOf(stranger) })
 	q := projection.Query{
 		States: rapid.SliceOfN(rapid.SampledFrom(statemachine.States()[1:]), 0, 3).Draw(t, "states"),

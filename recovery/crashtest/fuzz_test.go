@@ -194,14 +194,20 @@ func openAny(t *testing.T, disk wal.FS, submit string) map[string]string {
 	return jobs
 }
 
-// described is all of a job, comparable. Report lists whether it is parked, and only then.
+// described is all of a job, comparable.
 func described(t *testing.T, e *recovery.Engine, job statemachine.Job) string {
 	args, err := e.Read(context.Background(), job.Args)
 	require.NoError(t, err)
 	output, err := e.Read(context.Background(), job.Output)
 	require.NoError(t, err)
+	return inFull(job, string(args), string(output))
+}
+
+// inFull says all of a job, where its String says what people want to know.
+func inFull(job statemachine.Job, args, output string) string {
+	type plain statemachine.Job
 	job.Args, job.Output = statemachine.Payload{}, statemachine.Payload{}
-	return fmt.Sprintf("%+v %s %s", job, args, output)
+	return fmt.Sprintf("%+v %s %s", plain(job), args, output)
 }
 
 // folded is the jobs as package statemachine folds the events, one after the other. A job that the Reference would not have
@@ -241,8 +247,7 @@ func folded(t *testing.T, e *recovery.Engine) map[string]string {
 	described := map[string]string{}
 	parked := 0
 	for id, job := range jobs {
-		job.Args, job.Output = statemachine.Payload{}, statemachine.Payload{}
-		described[id] = fmt.Sprintf("%+v %s %s", job, args[id], output[id])
+		described[id] = inFull(job, args[id], output[id])
 		if job.Parked != "" {
 			parked++
 		} else if legal {

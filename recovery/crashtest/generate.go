@@ -2,6 +2,7 @@ package crashtest
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"unicode"
@@ -159,7 +160,21 @@ func drawJob(t *rapid.T, ref *Reference, in func(state string) bool) string {
 	if i := rapid.IntRange(0, len(known)).Draw(t, "job"); i < len(known) {
 		return known[i]
 	}
-	return JobIDs().Filter(func(id string) bool { return ref.State(id) == "" }).Draw(t, "id")
+	return drawNew(t, "id", ref)
+}
+
+// drawNew draws the id of a job that is not there yet. It never fails, as a filter would where the same id is drawn for
+// ever: rapid gives up on a test in which nothing can be done any more.
+func drawNew(t *rapid.T, label string, ref *Reference, besides ...string) string {
+	id := JobIDs().Draw(t, label)
+	stem := id
+	if len(stem) > maxName/2 {
+		stem = "long"
+	}
+	for n := 2; ref.State(id) != "" || slices.Contains(besides, id); n++ {
+		id = fmt.Sprint(stem, n)
+	}
+	return id
 }
 
 // LegalHistories draws histories of at most so many jobs and steps in which every step is legal, and no two jobs have the
