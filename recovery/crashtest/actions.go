@@ -80,7 +80,7 @@ type Actions struct {
 	unknown []Step      // the group that was in flight when the power went; nil when there was none
 	epoch   uint64      // of the engine; 0 while it is not known
 	times   []time.Time // of the events, by seq less one, as they were first seen
-	told    *told
+	told    *witness
 	checked uint64 // up to here the events of this opening were read and found right
 	clean   bool   // the last engine was closed, and said so
 }
@@ -181,7 +181,7 @@ func (a *Actions) one(on wal.EventType) func(*rapid.T) {
 func (a *Actions) batch(t *rapid.T) {
 	ahead := a.ref.Clone()
 	step := rapid.Custom(func(t *rapid.T) Step {
-		s := nextStep(t, ahead, a.Step)
+		s := drawNextStep(t, ahead, a.Step)
 		ahead.Append(math.MaxUint64, s)
 		return s
 	})

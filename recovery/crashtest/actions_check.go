@@ -120,7 +120,7 @@ func (a *Actions) shown() error {
 			return fmt.Errorf("job %q is %+v, not %+v", id, glanceAt(job), v.glance)
 		}
 	}
-	if got := ids(slices.Collect(a.engine.Jobs(projection.Query{}))); !slices.Equal(got, a.ref.Jobs()) {
+	if got := idsIn(slices.Collect(a.engine.Jobs(projection.Query{}))); !slices.Equal(got, a.ref.Jobs()) {
 		return fmt.Errorf("jobs are %q, not %q", got, a.ref.Jobs())
 	}
 	if err := a.told.check(a.ref.Last(), want); err != nil {
@@ -129,7 +129,7 @@ func (a *Actions) shown() error {
 	return cmp.Or(a.reported(counts), a.counted(counts))
 }
 
-func ids(jobs []statemachine.Job) (ids []string) {
+func idsIn(jobs []statemachine.Job) (ids []string) {
 	for _, job := range jobs {
 		ids = append(ids, job.ID)
 	}
@@ -138,7 +138,7 @@ func ids(jobs []statemachine.Job) (ids []string) {
 
 func (a *Actions) reported(counts map[statemachine.State]int) error {
 	interrupted := a.ref.Interrupted(a.epoch)
-	if got := ids(a.engine.Interrupted()); !slices.Equal(got, interrupted) {
+	if got := idsIn(a.engine.Interrupted()); !slices.Equal(got, interrupted) {
 		return fmt.Errorf("interrupted are %q, not %q", got, interrupted)
 	}
 	r := a.engine.Report()
@@ -284,17 +284,17 @@ func timesOf(j statemachine.Job) [5]time.Time {
 	return [...]time.Time{j.SubmittedAt, j.ValidatedAt, j.StartedAt, j.FinishedAt, j.RolledBackAt}
 }
 
-// told is a projection that remembers what it was told.
-type told struct {
+// witness is a projection that remembers what it was told.
+type witness struct {
 	mu    sync.Mutex // guards the fields below
 	last  uint64
 	jobs  map[string]glance
 	wrong error
 }
 
-func (p *told) Name() string { return "crashtest" }
+func (p *witness) Name() string { return "crashtest" }
 
-func (p *told) Apply(e wal.Event, job statemachine.Job) error {
+func (p *witness) Apply(e wal.Event, job statemachine.Job) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.jobs == nil {
@@ -308,7 +308,7 @@ func (p *told) Apply(e wal.Event, job statemachine.Job) error {
 }
 
 // check: every event once, in order, with its job as it stood after it. R1.
-func (p *told) check(last uint64, jobs map[string]glance) error {
+func (p *witness) check(last uint64, jobs map[string]glance) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.wrong == nil && (p.last != last || !maps.Equal(p.jobs, jobs)) {
@@ -351,7 +351,7 @@ func (a *Actions) listed(q projection.Query) error {
 	var paged []string
 	for page := q; ; {
 		jobs, next, err := a.engine.Page(page)
-		if paged = append(paged, ids(jobs)...); err != nil || next.IsZero() || len(paged) > len(want) {
+		if paged = append(paged, idsIn(jobs)...); err != nil || next.IsZero() || len(paged) > len(want) {
 			if err != nil || !slices.Equal(paged, want) {
 				return fmt.Errorf("pages: %q, not %q: %v", paged, want, err)
 			}
@@ -362,7 +362,7 @@ func (a *Actions) listed(q projection.Query) error {
 	if q.Limit > 0 {
 		want = want[:min(q.Limit, len(want))]
 	}
-	if got := ids(slices.Collect(a.engine.Jobs(q))); !slices.Equal(got, want) {
+	if got := idsIn(slices.Collect(a.engine.Jobs(q))); !slices.Equal(got, want) {
 		return fmt.Errorf("%q, not %q", got, want)
 	}
 	return nil

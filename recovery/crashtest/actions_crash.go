@@ -53,7 +53,7 @@ const soon = 12
 
 func (a *Actions) crashSoon(t *rapid.T) {
 	a.faulty.CrashAfter(rapid.IntRange(0, soon).Draw(t, "operations"))
-	a.Do(t, nextStep(t, a.ref, a.Step))
+	a.Do(t, drawNextStep(t, a.ref, a.Step))
 }
 
 // Reopen closes the engine and opens it again. What is clean has nothing to repair.
@@ -120,7 +120,7 @@ func (a *Actions) acknowledged() uint64 {
 
 // start opens one engine.
 func (a *Actions) start() error {
-	a.told, a.checked = new(told), 0
+	a.told, a.checked = new(witness), 0
 	opts := a.Options
 	opts.Projections = append([]projection.Projection{a.told}, opts.Projections...)
 	if a.Projections != nil {

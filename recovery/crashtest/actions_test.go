@@ -3,9 +3,11 @@ package crashtest_test
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io/fs"
 	"iter"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +31,20 @@ func bubbled(property func(*rapid.T)) func(*rapid.T) {
 // R1, R2, R3, R4, S1: the power goes at any operation of a command, of Close, of Open, or between them. Everything that was
 // acknowledged is there afterwards, nothing that was not submitted, a group as a whole, and all that the engine says is the
 // fold of it.
-func TestR1_R2_R3_S1_actions(t *testing.T) { rapid.Check(t, bubbled(act)) }
+func TestR1_R2_R3_S1_actions(t *testing.T) {
+	thinned(t, 1)
+	rapid.Check(t, bubbled(act))
+}
+
+// thinned has rapid make one check in so many in this test, and fewer yet under the race detector.
+func thinned(t *testing.T, part int) {
+	checks := flag.Lookup("rapid.checks")
+	before := checks.Value.String()
+	n, err := strconv.Atoi(before)
+	require.NoError(t, err)
+	require.NoError(t, checks.Value.Set(fmt.Sprint(max(thin(n, n/6)/part, 1))))
+	t.Cleanup(func() { require.NoError(t, checks.Value.Set(before)) })
+}
 
 func act(t *rapid.T) {
 	a := &crashtest.Actions{Idle: time.Second}
@@ -54,8 +69,8 @@ type noSyncDir struct{ wal.FS }
 
 func (noSyncDir) SyncDir(string) error { return nil }
 
-// liar is a log with a fault.
-type liar struct {
+// lyingLog is a log with a fault.
+type lyingLog struct {
 	recovery.Log
 	split  bool // groups are appended event by event
 	living bool // nobody who ever wrote is dead
@@ -63,7 +78,7 @@ type liar struct {
 	at     func(e *wal.Event)
 }
 
-func (l *liar) Append(ctx context.Context, events ...wal.Event) (first uint64, err error) {
+func (l *lyingLog) Append(ctx context.Context, events ...wal.Event) (first uint64, err error) {
 	if !l.split {
 		return l.Log.Append(ctx, events...)
 	}
@@ -83,9 +98,9 @@ func (l *liar) Append(ctx context.Context, events ...wal.Event) (first uint64, e
 	return first, nil
 }
 
-func (l *liar) Live(epoch uint64) bool { return l.living || l.Log.Live(epoch) }
+func (l *lyingLog) Live(epoch uint64) bool { return l.living || l.Log.Live(epoch) }
 
-func (l *liar) Follow(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+func (l *lyingLog) Follow(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
 	return func(yield func(wal.Event, error) bool) {
 		for e, err := range l.Log.Follow(ctx, from) {
 			if err == nil && l.follow != nil && !l.follow(&e) {
@@ -98,7 +113,7 @@ func (l *liar) Follow(ctx context.Context, from uint64) iter.Seq2[wal.Event, err
 	}
 }
 
-func (l *liar) At(ctx context.Context, seq uint64) (wal.Event, error) {
+func (l *lyingLog) At(ctx context.Context, seq uint64) (wal.Event, error) {
 	e, err := l.Log.At(ctx, seq)
 	if err == nil && l.at != nil {
 		l.at(&e)
@@ -106,7 +121,7 @@ func (l *liar) At(ctx context.Context, seq uint64) (wal.Event, error) {
 	return e, err
 }
 
-func lying(how liar) func(ctx context.Context, dir string, opts recovery.Options) (*recovery.Engine, error) {
+func lying(how lyingLog) func(ctx context.Context, dir string, opts recovery.Options) (*recovery.Engine, error) {
 	return func(ctx context.Context, dir string, opts recovery.Options) (*recovery.Engine, error) {
 		log, err := wal.Open(dir, opts.WAL)
 		if err != nil {
@@ -132,16 +147,16 @@ func TestActionsCatch(t *testing.T) {
 		{"no sync of directories", func() *crashtest.Actions {
 			return &crashtest.Actions{Wrap: func(disk wal.FS) wal.FS { return noSyncDir{disk} }}
 		}, "acknowledged: "},
-		{"groups in parts", func() *crashtest.Actions { return &crashtest.Actions{OpenEngine: lying(liar{split: true})} }, ""},
-		{"nobody is ever dead", func() *crashtest.Actions { return &crashtest.Actions{OpenEngine: lying(liar{living: true})} }, "interrupted are"},
+		{"groups in parts", func() *crashtest.Actions { return &crashtest.Actions{OpenEngine: lying(lyingLog{split: true})} }, ""},
+		{"nobody is ever dead", func() *crashtest.Actions { return &crashtest.Actions{OpenEngine: lying(lyingLog{living: true})} }, "interrupted are"},
 		{"payloads in another spelling", func() *crashtest.Actions {
-			return &crashtest.Actions{OpenEngine: lying(liar{follow: func(e *wal.Event) bool { e.Output = spelled(e.Output); return true }})}
+			return &crashtest.Actions{OpenEngine: lying(lyingLog{follow: func(e *wal.Event) bool { e.Output = spelled(e.Output); return true }})}
 		}, ""},
 		{"a history in other words", func() *crashtest.Actions {
-			return &crashtest.Actions{OpenEngine: lying(liar{at: func(e *wal.Event) { e.Error = strings.ToUpper(e.Error) }})}
+			return &crashtest.Actions{OpenEngine: lying(lyingLog{at: func(e *wal.Event) { e.Error = strings.ToUpper(e.Error) }})}
 		}, "history of job"},
 		{"times that go", func() *crashtest.Actions {
-			return &crashtest.Actions{OpenEngine: lying(liar{at: func(e *wal.Event) { e.Time = e.Time.Add(1) }})}
+			return &crashtest.Actions{OpenEngine: lying(lyingLog{at: func(e *wal.Event) { e.Time = e.Time.Add(1) }})}
 		}, "time"},
 		{"a projection that fails", func() *crashtest.Actions {
 			return &crashtest.Actions{Projections: func() []projection.Projection { return []projection.Projection{failing{}} }}
@@ -154,8 +169,9 @@ func TestActionsCatch(t *testing.T) {
 		})
 		require.Contains(t, said, test.says, test.name)
 	}
+	thinned(t, 2)
 	rapid.Check(t, func(t *rapid.T) { // no fault, and no bubble either
-		a := &crashtest.Actions{OpenEngine: lying(liar{})}
+		a := &crashtest.Actions{OpenEngine: lying(lyingLog{})}
 		a.Open(t)
 		for range 5 {
 			a.Do(t, crashtest.NextStep(a.Reference()).Draw(t, "step"))

@@ -133,13 +133,13 @@ func drawPayload(t *rapid.T, label string) json.RawMessage {
 // new one, each with the same probability; so there are ever more jobs, more and more slowly. The tenth is of any type, of
 // any job, known or not, and is legal only by chance. The reference is read when a value is drawn, and not changed.
 func NextStep(ref *Reference) *rapid.Generator[Step] {
-	return rapid.Custom(func(t *rapid.T) Step { return nextStep(t, ref, drawStep) })
+	return rapid.Custom(func(t *rapid.T) Step { return drawNextStep(t, ref, drawStep) })
 }
 
 // A stepper draws what a step of a type says besides.
 type stepper = func(t *rapid.T, id string, on wal.EventType) Step
 
-func nextStep(t *rapid.T, ref *Reference, step stepper) Step {
+func drawNextStep(t *rapid.T, ref *Reference, step stepper) Step {
 	if rapid.IntRange(0, 9).Draw(t, "any") == 9 {
 		id := drawJob(t, ref, func(string) bool { return true })
 		return step(t, id, rapid.SampledFrom(types).Draw(t, "type"))
@@ -191,7 +191,7 @@ func LegalHistories(jobs, steps int) *rapid.Generator[[]Step] {
 func drawLives(t *rapid.T, jobs int) (lives [][]Step) {
 	const few = 10
 	batches := (jobs + few - 1) / few
-	drawn := rapid.SliceOfN(rapid.SliceOfN(life(), 0, min(jobs, few)), batches, batches).Draw(t, "lives")
+	drawn := rapid.SliceOfN(rapid.SliceOfN(lifeOf(), 0, min(jobs, few)), batches, batches).Draw(t, "lives")
 	known := make(map[string]bool)
 	for _, life := range slices.Concat(drawn...) {
 		if id := life[0].JobID; !known[id] && len(lives) < jobs {
@@ -202,8 +202,8 @@ func drawLives(t *rapid.T, jobs int) (lives [][]Step) {
 	return lives
 }
 
-// life draws one job's steps from its submission on, one at least.
-func life() *rapid.Generator[[]Step] {
+// lifeOf draws one job's steps from its submission on, one at least.
+func lifeOf() *rapid.Generator[[]Step] {
 	return rapid.Custom(func(t *rapid.T) []Step {
 		id, state := JobIDs().Draw(t, "id"), ""
 		// The choices are drawn before their number is known to be of use, so that rapid can take any away by itself.

@@ -118,8 +118,8 @@ func (k kindsSeen) check(t *testing.T) {
 	t.Log(k)
 }
 
-// every draws n values, each from a seed of its own: the same in every run.
-func every[V any](g *rapid.Generator[V], n int, do func(V)) {
+// examples draws n values, each from a seed of its own: the same in every run.
+func examples[V any](g *rapid.Generator[V], n int, do func(V)) {
 	for seed := range n {
 		do(g.Example(seed))
 	}
@@ -128,7 +128,7 @@ func every[V any](g *rapid.Generator[V], n int, do func(V)) {
 // What Payloads draws is strict JSON to encoding/json, passes the door, and is read back as it was, but for white space.
 func TestPayloads(t *testing.T) {
 	log, seen := logOn(t, crashfs.New()), kindsSeen{}
-	every(crashtest.Payloads(), 600, func(raw json.RawMessage) {
+	examples(crashtest.Payloads(), 600, func(raw json.RawMessage) {
 		require.NoError(t, strict(raw), "%.200q", raw)
 		given := bytes.Clone(raw)
 		seq, err := log.Append(context.Background(), wal.Event{Type: wal.JobCompleted, JobID: "a", Output: raw})
@@ -181,7 +181,7 @@ func TestBadPayloads(t *testing.T) {
 		log, seen := logOn(t, disk), kindsSeen{}
 		synctest.Wait()
 		operations, before := disk.Count(), disk.Fingerprint()
-		every(crashtest.BadPayloads(), 600, func(raw json.RawMessage) {
+		examples(crashtest.BadPayloads(), thin(600, 250), func(raw json.RawMessage) {
 			wrong := strict(raw)
 			require.Error(t, wrong, "%.200q", raw)
 			for _, e := range []wal.Event{{Args: raw, Type: wal.JobSubmitted}, {Output: raw, Type: wal.JobCompleted}} {
@@ -207,7 +207,7 @@ func TestBadPayloads(t *testing.T) {
 
 func TestJobIDs(t *testing.T) {
 	log, seen, distinct := logOn(t, crashfs.New()), kindsSeen{}, map[string]bool{}
-	every(crashtest.JobIDs(), 1000, func(id string) {
+	examples(crashtest.JobIDs(), 1000, func(id string) {
 		distinct[id] = true
 		require.True(t, len(id) >= 1 && len(id) <= 256 && utf8.ValidString(id) && !strings.ContainsFunc(id, unicode.IsControl), "%q", id)
 		_, err := log.Append(context.Background(), wal.Event{Type: wal.JobStarted, JobID: id, Capability: id})
@@ -221,7 +221,7 @@ func TestJobIDs(t *testing.T) {
 	})
 	seen.check(t)
 	require.Greater(t, len(distinct), 250)
-	every(crashtest.Capabilities(), 200, func(capability string) {
+	examples(crashtest.Capabilities(), 200, func(capability string) {
 		seen.count("no capability", capability == "")
 		_, err := log.Append(context.Background(), wal.Event{Type: wal.JobStarted, JobID: "a", Capability: capability})
 		require.NoError(t, err, "%q", capability)
@@ -232,7 +232,7 @@ func TestJobIDs(t *testing.T) {
 func TestBadJobIDs(t *testing.T) {
 	disk, seen := crashfs.New(), kindsSeen{}
 	log := logOn(t, disk)
-	every(crashtest.BadJobIDs(), 400, func(id string) {
+	examples(crashtest.BadJobIDs(), 400, func(id string) {
 		for _, e := range []wal.Event{{JobID: id}, {JobID: "a", Capability: id}} {
 			e.Type = wal.JobSubmitted
 			_, err := log.Append(context.Background(), e)
@@ -249,7 +249,7 @@ func TestBadJobIDs(t *testing.T) {
 
 func TestTexts(t *testing.T) {
 	log, seen := logOn(t, crashfs.New()), kindsSeen{}
-	every(crashtest.Texts(), 400, func(text string) {
+	examples(crashtest.Texts(), 400, func(text string) {
 		seq, err := log.Append(context.Background(), wal.Event{Type: wal.JobFailed, JobID: "a", Error: text})
 		require.NoError(t, err, "%q", text)
 		e, err := log.At(seq)
@@ -279,7 +279,7 @@ func fold(jobs map[string]statemachine.Job, seq uint64, s crashtest.Step) error 
 // What LegalHistories draws is legal to the Reference, to package statemachine, and to an engine; within its bounds.
 func TestLegalHistories(t *testing.T) {
 	seen := kindsSeen{}
-	every(crashtest.LegalHistories(4, 12), 400, func(history []crashtest.Step) {
+	examples(crashtest.LegalHistories(4, 12), 400, func(history []crashtest.Step) {
 		var ref crashtest.Reference
 		jobs := map[string]statemachine.Job{}
 		for i, s := range history {
@@ -302,9 +302,9 @@ func TestLegalHistories(t *testing.T) {
 		seen.count(string(state), false)
 	}
 	seen.check(t)
-	every(crashtest.LegalHistories(0, 10), 5, func(history []crashtest.Step) { require.Empty(t, history) })
-	every(crashtest.LegalHistories(10, 0), 5, func(history []crashtest.Step) { require.Empty(t, history) })
-	every(crashtest.LegalHistories(5, 20), 25, func(history []crashtest.Step) { require.Equal(t, -1, refusedAt(t, history)) })
+	examples(crashtest.LegalHistories(0, 10), 5, func(history []crashtest.Step) { require.Empty(t, history) })
+	examples(crashtest.LegalHistories(10, 0), 5, func(history []crashtest.Step) { require.Empty(t, history) })
+	examples(crashtest.LegalHistories(5, 20), 25, func(history []crashtest.Step) { require.Equal(t, -1, refusedAt(t, history)) })
 }
 
 // refusedAt leads an engine through a history, step by step, and returns the index of the one that it refused; -1 for none.
@@ -341,7 +341,7 @@ func interleaved(history []crashtest.Step) bool {
 // engine.
 func TestIllegalHistories(t *testing.T) {
 	seen := kindsSeen{}
-	every(crashtest.IllegalHistories(4, 12), 400, func(history crashtest.IllegalHistory) {
+	examples(crashtest.IllegalHistories(4, 12), 400, func(history crashtest.IllegalHistory) {
 		var ref crashtest.Reference
 		jobs := map[string]statemachine.Job{}
 		for i, s := range history.Steps {
@@ -359,7 +359,7 @@ func TestIllegalHistories(t *testing.T) {
 	})
 	seen.check(t)
 	require.GreaterOrEqual(t, len(seen), 3+20, "of the 29 pairs of state and event that are not legal")
-	every(crashtest.IllegalHistories(3, 10), 25, func(history crashtest.IllegalHistory) {
+	examples(crashtest.IllegalHistories(3, 10), 25, func(history crashtest.IllegalHistory) {
 		require.Equal(t, history.At, refusedAt(t, history.Steps))
 	})
 }
@@ -374,7 +374,7 @@ func TestInterleavings(t *testing.T) {
 	}
 	histories := [][]crashtest.Step{of("a", 2), nil, of("b", 2), of("c", 1)}
 	merges := map[string]bool{}
-	every(crashtest.Interleavings(histories...), 600, func(merged []crashtest.Step) {
+	examples(crashtest.Interleavings(histories...), 600, func(merged []crashtest.Step) {
 		spelled := ""
 		for _, s := range merged {
 			spelled += s.JobID

@@ -61,14 +61,14 @@ var pieces = []string{
 func drawText(t *rapid.T) string {
 	piece := rapid.OneOf(
 		rapid.SampledFrom([]string{"a", "b", "c"}), rapid.SampledFrom(pieces),
-		rapid.Map(rapid.Rune(), func(r rune) string { return quoted(string(r)) }),
+		rapid.Map(rapid.Rune(), func(r rune) string { return quotedText(string(r)) }),
 		rapid.Map(rapid.Uint16(), func(u uint16) string { return escaped(u) }),
 	)
 	return `"` + strings.Join(rapid.SliceOfN(piece, 0, 8).Draw(t, "text"), "") + `"`
 }
 
-// quoted is what stands between the quotes for s.
-func quoted(s string) string {
+// quotedText is what stands between the quotes for s.
+func quotedText(s string) string {
 	raw, _ := json.Marshal(s) // a string can always be marshalled
 	return string(raw[1 : len(raw)-1])
 }
@@ -222,7 +222,7 @@ var (
 	badUTF8 = []string{
 		"\xff", "\x80", "\xc3", "\xc0\xaf", "\xe0\x80\xaf", "\xed\xa0\xbd\xed\xba\x80", "\xf0\x9f\x9a", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80\x80",
 	}
-	behind = []string{" 1", "x", ",", "]", "}", ":", "[]", `""`, "\x00", " null", "\n{}", "//", "\ufeff"}
+	trailing = []string{" 1", "x", ",", "]", "}", ":", "[]", `""`, "\x00", " null", "\n{}", "//", "\ufeff"}
 )
 
 func badValues() []*rapid.Generator[string] {
@@ -235,7 +235,7 @@ func badValues() []*rapid.Generator[string] {
 	return []*rapid.Generator[string]{
 		rapid.SampledFrom(neverJSON), rapid.SampledFrom(tooLarge), inText(loneSurrogates), inText(badUTF8),
 		rapid.Custom(drawDuplicate), rapid.Custom(drawTorn), rapid.Custom(drawTooDeep),
-		rapid.Custom(func(t *rapid.T) string { return drawValue(t, 2) + rapid.SampledFrom(behind).Draw(t, "behind") }),
+		rapid.Custom(func(t *rapid.T) string { return drawValue(t, 2) + rapid.SampledFrom(trailing).Draw(t, "behind") }),
 	}
 }
 
