@@ -4,10 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
-	"testing"
-	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -15,7 +12,6 @@ import (
 	"github.com/jobwal/jobwal/projection"
 	"github.com/jobwal/jobwal/statemachine"
 	"github.com/jobwal/jobwal/wal"
-	"github.com/jobwal/jobwal/wal/crashfs"
 )
 
 // fact is an event as the reference has it: what was asked for, and where it has to stand.
@@ -237,133 +233,4 @@ func checkEvents(t require.TestingT, e *Engine, s story, from uint64) {
 			return
 		}
 	}
-}
-
-// world is an engine, on a disk that may lose power at any operation, and what must be true of it.
-type world struct {
-	t      *rapid.T
-	disk   *crashfs.FS
-	engine *Engine
-	acked  story
-	// unknown is what a group in flight at the crash would make of acked; nil when there is none.
-	unknown story
-}
-
-// open opens the engine, on a disk whose power goes at its nth operation; 0: never. Where that was too early for Open,
-// it goes on with what is left.
-func (w *world) open(crashAt int) {
-	for {
-		var schedule crashfs.Schedule
-		if crashAt > 0 {
-			schedule = crashfs.MustSchedule(fmt.Sprint("crash ", crashAt))
-		}
-		opts := Options{WAL: wal.Options{FS: crashfs.Inject(w.disk, schedule), SegmentBytes: 1500}}
-		e, err := Open(context.Background(), "jobs", opts)
-		if err == nil {
-			w.engine = e
-			w.settle()
-			return
-		}
-		require.ErrorIs(w.t, err, crashfs.ErrCrashed)
-		w.disk = w.disk.CrashSeed(rapid.Uint64().Draw(w.t, "crash in Open"))
-		crashAt = 0
-	}
-}
-
-// settle: acknowledged ⊑ recovered ⊑ submitted. Whatever was unknown is known now.
-func (w *world) settle() {
-	if w.unknown != nil && w.engine.log.LastSeq() > uint64(len(w.acked)) {
-		w.acked = w.unknown
-	}
-	w.unknown = nil
-	checkStory(w.t, w.engine, w.acked)
-}
-
-// reopen closes, or lets the power go.
-func (w *world) reopen(crash bool, crashAt int) {
-	if crash {
-		after := w.disk.CrashSeed(rapid.Uint64().Draw(w.t, "seed"))
-		_ = w.engine.Close() // the old world; its disk is gone
-		w.disk = after
-	} else if err := w.engine.Close(); err != nil {
-		w.failed(err)
-		return
-	}
-	w.open(crashAt)
-}
-
-// failed: the power went. Nothing that came to light before is allowed to be gone after.
-func (w *world) failed(err error) {
-	require.ErrorIs(w.t, err, crashfs.ErrCrashed)
-	_ = w.engine.Close()
-	w.disk = w.disk.CrashSeed(rapid.Uint64().Draw(w.t, "seed"))
-	w.open(0)
-}
-
-func (w *world) do(group ...fact) {
-	commands := make([]Command, len(group))
-	for i, f := range group {
-		commands[i] = f.command()
-	}
-	after, legal := w.acked.with(w.engine.log.Epoch(), group...)
-	jobs, err := w.engine.Do(context.Background(), commands...)
-	switch {
-	case !legal:
-		var refused *statemachine.TransitionError
-		require.ErrorAs(w.t, err, &refused)
-		allowed := slices.DeleteFunc(slices.Clone(kinds), func(k wal.EventType) bool { return step(refused.From, k) == "" })
-		require.ElementsMatch(w.t, allowed, refused.Allowed)
-		require.Empty(w.t, step(refused.From, refused.Event))
-	case err == nil:
-		w.acked = after
-		for i, f := range group {
-			_, newest := after.head(f.id)
-			require.Equal(w.t, newest.into, jobs[i].State, "a caller reads its own writes")
-			checkJob(w.t, w.engine, w.acked, f.id)
-		}
-	default:
-		require.ErrorIs(w.t, err, wal.ErrFailed)
-		if errors.Is(err, wal.ErrOutcomeUnknown) {
-			w.unknown = after
-		}
-		for _, id := range w.acked.ids() { // what was not acknowledged is not shown
-			checkJob(w.t, w.engine, w.acked, id)
-		}
-		w.failed(err)
-	}
-}
-
-// R1, R2, R3, R4, S1: the power goes at any operation of a command, of Close, of Open, or between them. Everything that
-// was acknowledged is there afterwards, nothing that was not submitted, a group as a whole, and all that the engine says
-// is the fold of it.
-func TestR1_R2_R3_S1_power_goes_at_any_operation(t *testing.T) {
-	// In a bubble the mark of an idle log is written at known times: it is one of the operations counted.
-	synctest.Test(t, func(t *testing.T) { rapid.Check(struct{ rapid.TB }{t}, powerGoes) })
-}
-
-func powerGoes(t *rapid.T) {
-	w := &world{t: t, disk: crashfs.New()}
-	w.open(0)
-	t.Repeat(map[string]func(*rapid.T){
-		"command": func(t *rapid.T) { w.t = t; w.do(drawFact(t, w.acked)) },
-		"group": func(t *rapid.T) {
-			w.t = t
-			var group []fact
-			sofar := w.acked
-			for range rapid.IntRange(2, 5).Draw(t, "of") {
-				group = append(group, drawFact(t, sofar))
-				sofar, _ = sofar.with(0, group[len(group)-1])
-			}
-			w.do(group...)
-		},
-		"reopen": func(t *rapid.T) { w.t = t; w.reopen(false, 0) },
-		"power":  func(t *rapid.T) { w.t = t; w.reopen(true, 0) },
-		"power soon": func(t *rapid.T) {
-			w.t = t
-			w.reopen(rapid.Bool().Draw(t, "crash"), rapid.IntRange(1, 25).Draw(t, "operations"))
-		},
-		"open twice": func(t *rapid.T) { w.t = t; w.reopen(false, 0); w.reopen(false, 0) },
-		"":           func(t *rapid.T) { w.t = t; checkStory(t, w.engine, w.acked) },
-	})
-	_ = w.engine.Close() // fails where the power went
 }
