@@ -29,7 +29,7 @@ type Faulty struct {
 	schedule Schedule
 	seen     []int // per fault, the operations that fitted
 	crashed  bool
-	stopAt   int // the operation that the crash stands in place of, by CrashAfter; 0: none
+	stopAt   int             // the operation that the crash stands in place of, by CrashAfter; 0: none
 	gates    []chan struct{} // of the operations that are frozen
 	locks    map[*heldLock]bool
 
