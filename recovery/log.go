@@ -48,6 +48,10 @@ type diskLog struct{ *wal.Log }
 func (l diskLog) Events(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
 	events := l.Log.Events(from)
 	return func(yield func(wal.Event, error) bool) {
+		if ctx == nil {
+			yield(wal.Event{}, &wal.InvalidError{Field: "context", Reason: "nil"})
+			return
+		}
 		for e, err := range events {
 			if err == nil && ctx.Err() != nil {
 				e, err = wal.Event{}, ctx.Err()
@@ -60,6 +64,9 @@ func (l diskLog) Events(ctx context.Context, from uint64) iter.Seq2[wal.Event, e
 }
 
 func (l diskLog) At(ctx context.Context, seq uint64) (wal.Event, error) {
+	if ctx == nil {
+		return wal.Event{}, &wal.InvalidError{Field: "context", Reason: "nil"}
+	}
 	if err := ctx.Err(); err != nil {
 		return wal.Event{}, err
 	}

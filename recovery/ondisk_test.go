@@ -1,0 +1,27 @@
+package recovery
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jobwal/jobwal/wal"
+	"github.com/jobwal/jobwal/wal/crashfs"
+)
+
+// A nil ctx made Events and At panic where Append and Follow refuse it.
+func TestOnDiskRefusesANilContext(t *testing.T) {
+	l, err := wal.Open("jobs", wal.Options{FS: crashfs.New()})
+	require.NoError(t, err)
+	log := OnDisk(l)
+	_, err = log.Append(t.Context(), wal.Event{Type: wal.JobSubmitted, JobID: "a"})
+	require.NoError(t, err)
+	//lint:ignore SA1012 that is the test
+	_, err = log.At(nil, 1)
+	require.ErrorIs(t, err, wal.ErrInvalid)
+	//lint:ignore SA1012 that is the test
+	for _, err := range log.Events(nil, 1) {
+		require.ErrorIs(t, err, wal.ErrInvalid)
+	}
+	require.NoError(t, log.Close())
+}
