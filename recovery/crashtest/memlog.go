@@ -1,6 +1,7 @@
 package crashtest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -25,14 +26,14 @@ type MemLog struct {
 	// WAL: MaxEventBytes and Now are used. Default: those of wal.Options{}.
 	WAL wal.Options
 
-	mu      sync.Mutex    // guards the fields below
-	events  []wal.Event   // by seq; never changed once there, and copied before they are shown
-	floor   uint64        // what lies below was dropped
-	last    uint64        // the newest seq ever, dropped or not
+	mu      sync.Mutex  // guards the fields below
+	events  []wal.Event // by seq; never changed once there, and copied before they are shown
+	gone    uint64      // the newest event that was dropped
+	last    uint64      // the newest seq ever, dropped or not
 	heads   map[string]uint64
 	epochs  uint64
 	live    map[uint64]bool
-	changed chan struct{} // closed when anything above changes
+	changed chan struct{} // closed when there is a new event, or an end is closed
 }
 
 // Open returns a new end of the log. It implements [Opener]. The only error is ctx's.
@@ -49,6 +50,9 @@ func (m *MemLog) Open(ctx context.Context) (recovery.Log, error) {
 	m.live[m.epochs] = true
 	return &end{log: m, epoch: m.epochs}, nil
 }
+
+// MaxEventBytes is the largest event that the log takes, for [TestLog].
+func (m *MemLog) MaxEventBytes() int { return cmp.Or(m.WAL.MaxEventBytes, wal.DefaultMaxEventBytes) }
 
 // Kill ends whoever appends under an epoch, as if its host had died and the others had agreed that it is gone: it lives
 // no longer, and its end is closed.
@@ -163,10 +167,10 @@ func (d *end) DropBefore(seq uint64) error {
 	if !m.live[d.epoch] {
 		return wal.ErrClosed
 	}
-	m.floor = max(m.floor, min(seq, m.last+1))
-	n, _ := m.findLocked(m.floor)
-	m.events = slices.Clone(m.events[n:])
-	m.wakeLocked()
+	if n, _ := m.findLocked(seq); n > 0 {
+		m.gone = m.events[n-1].Seq
+		m.events = slices.Clone(m.events[n:])
+	}
 	return nil
 }
 
@@ -196,7 +200,7 @@ func (d *end) At(ctx context.Context, seq uint64) (wal.Event, error) {
 		return wal.Event{}, wal.ErrClosed
 	case there:
 		return copied(m.events[i]), nil
-	case seq != 0 && seq < m.floor:
+	case seq != 0 && seq <= m.gone:
 		return wal.Event{}, &wal.DroppedError{Seq: seq, First: m.firstLocked()}
 	}
 	return wal.Event{}, &wal.InvalidError{Field: "seq", Reason: fmt.Sprintf("%d; there is no such event", seq)}
@@ -218,7 +222,7 @@ func (d *end) next(seq uint64) (wal.Event, <-chan struct{}, error) {
 	switch {
 	case !m.live[d.epoch]:
 		return wal.Event{}, nil, wal.ErrClosed
-	case seq != 0 && seq < m.floor:
+	case seq != 0 && seq <= m.gone:
 		return wal.Event{}, nil, &wal.DroppedError{Seq: seq, First: m.firstLocked()}
 	case i < len(m.events):
 		return copied(m.events[i]), nil, nil

@@ -1,0 +1,396 @@
+package crashtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/jobwal/jobwal/recovery"
+	"github.com/jobwal/jobwal/wal"
+)
+
+// What TestLog asks of reading.
+var readParts = []logPart{
+	{"events from anywhere are the rest of the log", testEventsFrom},
+	{"events end where the log ended at the call", testEventsEnd},
+	{"events can be broken off and begun again", testEventsBreak},
+	{"at finds each event and nothing else", testAt},
+	{"what is yielded is the caller's", testYielded},
+	{"what was dropped is dropped for all", testDropped},
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// behind returns the events at seq from and behind it.
+func behind(events []wal.Event, from uint64) []wal.Event {
+	i := slices.IndexFunc(events, func(e wal.Event) bool { return e.Seq >= from })
+	if i < 0 {
+		return nil
+	}
+	return events[i:]
+}
+
+func testEventsFrom(t *trial) {
+	log := t.open()
+	for range 2 {
+		all := t.fill(log)
+		t.check(all[0].Seq == log.FirstSeq(), "FirstSeq is %d, the first event's is %d", log.FirstSeq(), all[0].Seq)
+		for from := range log.LastSeq() + 3 {
+			t.same(t.from(log, from), behind(all, from), "Events from %d", from)
+		}
+		t.same(t.from(log, 1<<63), nil, "Events from far beyond the end")
+		log = t.reopen(log)
+		t.same(t.all(log), all, "Events of the log opened again")
+	}
+}
+
+func testEventsEnd(t *trial) {
+	log := t.open()
+	empty := log.Events(t.ctx, 0)
+	first := t.append(log, t.group(3)...)
+	for e := range empty {
+		t.Fatalf("Events was called on an empty log and yielded seq %d, which came later", e.Seq)
+	}
+	ahead := log.Events(t.ctx, first+1)
+	t.append(log, t.group(4)...)
+	var seqs []uint64
+	for e, err := range ahead {
+		t.must(err, "Events")
+		seqs = append(seqs, e.Seq)
+		t.append(log, t.submitted()) // no lock may be held here
+	}
+	want := []uint64{first + 1, first + 2}
+	t.check(slices.Equal(seqs, want), "Events yielded seqs %d; from %d to the end at the call are %d", seqs, first+1, want)
+}
+
+func testEventsBreak(t *trial) {
+	log := t.open()
+	all := t.fill(log)
+	again := log.Events(t.ctx, 0)
+	for stop := range all {
+		n := 0
+		for e, err := range again {
+			t.must(err, "Events")
+			t.same([]wal.Event{e}, all[n:n+1], "a sequence that was broken off, and begun again")
+			if n++; n > stop {
+				break
+			}
+		}
+	}
+}
+
+func testAt(t *trial) {
+	log := t.open()
+	for range 2 {
+		all := t.fill(log)
+		there := make(map[uint64]bool)
+		for _, e := range all {
+			there[e.Seq] = true
+		}
+		for i, e := range all {
+			t.same([]wal.Event{t.at(log, e.Seq)}, all[i:i+1], "At(%d)", e.Seq)
+		}
+		for _, seq := range []uint64{0, log.LastSeq() + 1, log.LastSeq() + 1000, 1<<64 - 1} {
+			t.notThere(log, seq)
+		}
+		for seq := log.FirstSeq(); seq < log.LastSeq(); seq++ {
+			if !there[seq] {
+				t.notThere(log, seq)
+			}
+		}
+		log = t.reopen(log)
+	}
+}
+
+// notThere: seq is none that any event ever had.
+func (t *trial) notThere(log recovery.Log, seq uint64) {
+	t.Helper()
+	e, err := log.At(t.ctx, seq)
+	t.check(err != nil, "At(%d) returned the event at seq %d; there is none", seq, e.Seq)
+	t.check(!errors.Is(err, wal.ErrDropped), "At(%d) returned %q; nothing was dropped", seq, err)
+}
+
+func testYielded(t *trial) {
+	log := t.open()
+	// The first of two live followers writes over what it is handed before the other has it.
+	scribbled := t.followWith(log, 0, func(e wal.Event) { scribble([]wal.Event{e}) })
+	all := copies(t.fill(log))
+	scribbled.until(log.LastSeq())
+	live := t.follow(log, 0)
+	live.until(log.LastSeq())
+	t.same(live.seen(), all, "Follow, after another follower wrote over what it got")
+	for range 2 {
+		scribble(t.all(log))
+		t.same(t.all(log), all, "Events, after the caller wrote over what Events yielded")
+		scribble([]wal.Event{t.at(log, all[0].Seq)})
+		t.same([]wal.Event{t.at(log, all[0].Seq)}, all[:1], "At, after the caller wrote over what At returned")
+	}
+	t.same(t.all(t.reopen(log)), all, "the log opened again")
+}
+
+// testDropped needs a log that can forget, which the interface does not ask for.
+func testDropped(t *trial) {
+	log := t.open()
+	dropper, ok := log.(interface{ DropBefore(seq uint64) error })
+	if !ok {
+		t.Skip("the log has no DropBefore")
+	}
+	all := t.fill(log)
+	middle := all[len(all)/2].Seq
+	t.must(dropper.DropBefore(middle), "DropBefore(%d)", middle)
+	first := log.FirstSeq()
+	t.check(first <= middle, "DropBefore(%d) dropped up to %d", middle, first)
+	if first == all[0].Seq {
+		t.Skip("nothing was dropped: open the log with smaller segments")
+	}
+	for range 2 {
+		t.check(log.FirstSeq() == first, "FirstSeq is %d after a drop up to %d", log.FirstSeq(), first)
+		rest := behind(all, first)
+		t.same(t.all(log), rest, "Events, after a drop")
+		t.same(t.from(log, first), rest, "Events from the first that is left")
+		for _, e := range all[:len(all)-len(rest)] {
+			t.dropped(log, e.Seq)
+		}
+		f := t.follow(log, 0)
+		f.until(log.LastSeq())
+		t.same(f.seen(), rest, "Follow from 0, after a drop")
+		log = t.reopen(log)
+	}
+}
+
+func (t *trial) dropped(log recovery.Log, seq uint64) {
+	t.Helper()
+	_, err := log.At(t.ctx, seq)
+	t.check(errors.Is(err, wal.ErrDropped), "At(%d), which was dropped, returned %v", seq, err)
+	for e, err := range log.Events(t.ctx, seq) {
+		t.check(errors.Is(err, wal.ErrDropped), "Events from %d, which was dropped, yielded seq %d, %v", seq, e.Seq, err)
+		break
+	}
+	f := t.follow(log, seq)
+	t.wait("the end of Follow from what was dropped", f.done)
+	t.check(errors.Is(f.err, wal.ErrDropped), "Follow from %d, which was dropped, ended with %v", seq, f.err)
+}
+
+// What TestLog asks of Follow.
+var followParts = []logPart{
+	{"follow yields history and then what comes", testFollow},
+	{"follow from beyond the end waits for it", testFollowBeyond},
+	{"followers beside each other miss nothing", testFollowers},
+	{"a follower that stands still holds nobody up", testSlowFollower},
+	{"follow ends with its context", testFollowContext},
+	{"what a follower saw is there", testFollowShown},
+}
+
+// A follower collects what one Follow yields, in a goroutine of its own.
+type follower struct {
+	t      *trial
+	from   uint64
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // that Follow ended with; to be read when done is closed
+
+	mu     sync.Mutex // guards the fields below
+	events []wal.Event
+	news   chan struct{} // closed with the next event
+}
+
+func (t *trial) follow(log recovery.Log, from uint64) *follower {
+	return t.followWith(log, from, func(wal.Event) {})
+}
+
+// followWith calls see with each event after it was noted down.
+func (t *trial) followWith(log recovery.Log, from uint64, see func(wal.Event)) *follower {
+	ctx, cancel := context.WithCancel(t.ctx)
+	f := &follower{t: t, from: from, cancel: cancel, done: make(chan struct{}), news: make(chan struct{})}
+	t.mu.Lock()
+	t.followers = append(t.followers, f)
+	t.mu.Unlock()
+	go func() {
+		defer close(f.done)
+		for e, err := range log.Follow(ctx, from) {
+			if f.err != nil {
+				f.err = errors.New("Follow went on behind its error")
+				return
+			}
+			if err != nil {
+				f.err = err
+				continue
+			}
+			f.note(e)
+			see(e)
+		}
+	}()
+	return f
+}
+
+func (f *follower) note(e wal.Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.events = append(f.events, copied(e))
+	close(f.news)
+	f.news = make(chan struct{})
+}
+
+// seen returns what was yielded so far.
+func (f *follower) seen() []wal.Event {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.events)
+}
+
+// until waits until the follower has seen seq, or something behind it.
+func (f *follower) until(seq uint64) {
+	f.t.Helper()
+	for {
+		f.mu.Lock()
+		n, news := len(f.events), f.news
+		reached := n > 0 && f.events[n-1].Seq >= seq
+		f.mu.Unlock()
+		if reached {
+			return
+		}
+		f.either(news, fmt.Sprintf("seq %d by Follow from %d, which has yielded %d events", seq, f.from, n))
+	}
+}
+
+// either waits for news; a Follow that ended has none.
+func (f *follower) either(news <-chan struct{}, what string) {
+	f.t.Helper()
+	ended := make(chan struct{})
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		defer close(ended)
+		select {
+		case <-news:
+		case <-f.done:
+		case <-stop:
+		}
+	}()
+	f.t.wait(what, ended)
+	select {
+	case <-news:
+	default:
+		f.t.Fatalf("Follow from %d ended with %v before it came to %s", f.from, f.err, what)
+	}
+}
+
+// ends fails the part unless Follow has ended, or soon does, with the error.
+func (f *follower) ends(want error) {
+	f.t.Helper()
+	f.t.wait("the end of Follow", f.done)
+	f.t.check(errors.Is(f.err, want), "Follow from %d ended with %v; want %q", f.from, f.err, want)
+}
+
+func testFollow(t *trial) {
+	log := t.open()
+	t.fill(log)
+	history := t.all(log)
+	froms := []uint64{0, history[0].Seq, history[len(history)/2].Seq, log.LastSeq(), log.LastSeq() + 1}
+	var followers []*follower
+	for _, from := range froms {
+		followers = append(followers, t.follow(log, from))
+	}
+	followers[0].until(log.LastSeq())
+	t.fill(log)
+	for _, from := range froms {
+		followers = append(followers, t.follow(log, from))
+	}
+	for _, n := range []int{1, 30, 2} {
+		t.append(log, t.group(n)...)
+	}
+	all := t.all(log)
+	for _, f := range followers {
+		f.until(log.LastSeq())
+		t.same(f.seen(), behind(all, f.from), "Follow from %d", f.from)
+	}
+}
+
+func testFollowBeyond(t *trial) {
+	log := t.open()
+	beyond := t.follow(log, 5)
+	t.append(log, t.group(3)...)
+	t.append(log, t.group(3)...)
+	last := t.append(log, t.submitted())
+	beyond.until(last)
+	t.same(beyond.seen(), behind(t.all(log), 5), "Follow from 5, begun before there was anything")
+}
+
+func testFollowers(t *trial) {
+	log := t.open()
+	var followers []*follower
+	for i := range 12 {
+		followers = append(followers, t.follow(log, uint64(i%3)))
+		t.append(log, t.group(1+i)...)
+	}
+	all := t.all(log)
+	for _, f := range followers {
+		f.until(log.LastSeq())
+		t.same(f.seen(), all, "one follower of several, from %d", f.from)
+	}
+}
+
+func testSlowFollower(t *trial) {
+	log := t.open()
+	gate := make(chan struct{})
+	open := sync.OnceFunc(func() { close(gate) })
+	defer open()
+	slow, quick := t.followWith(log, 0, func(wal.Event) { <-gate }), t.follow(log, 0)
+	t.append(log, t.submitted())
+	slow.until(1) // and stands still from here on
+	for range 5 {
+		t.fill(log)
+	}
+	quick.until(log.LastSeq())
+	open()
+	slow.until(log.LastSeq())
+	all := t.all(log)
+	t.same(quick.seen(), all, "the follower beside the slow one")
+	t.same(slow.seen(), all, "the slow follower")
+}
+
+func testFollowContext(t *trial) {
+	log := t.open()
+	waiting, idle := t.follow(log, 0), t.follow(log, 1000)
+	t.fill(log)
+	waiting.until(log.LastSeq())
+	inside := t.followWith(log, 0, func(e wal.Event) {
+		if e.Seq >= log.LastSeq()/2 {
+			panicFree(func() { t.cancelAll() })
+		}
+	})
+	_ = inside
+	for _, f := range []*follower{waiting, idle} {
+		f.cancel()
+		f.ends(context.Canceled)
+	}
+	t.append(log, t.submitted()) // nobody is left to be told
+}
+
+func testFollowShown(t *trial) {
+	log := t.open()
+	const n = 60
+	wrong := make(chan string, 10*n)
+	f := t.followWith(log, 0, func(e wal.Event) {
+		if last := log.LastSeq(); last < e.Seq {
+			wrong <- fmt.Sprintf("Follow yielded seq %d while LastSeq was %d", e.Seq, last)
+		}
+		if at, err := log.At(t.ctx, e.Seq); err != nil || difference(at, e) != "" {
+			wrong <- fmt.Sprintf("Follow yielded seq %d; At: %v %s", e.Seq, err, difference(at, e))
+		}
+	})
+	for i := range n {
+		t.append(log, t.group(1+i%3)...)
+	}
+	f.until(log.LastSeq())
+	f.cancel()
+	f.ends(context.Canceled)
+	select {
+	case what := <-wrong:
+		t.Fatalf("%s", what)
+	default:
+	}
+}
