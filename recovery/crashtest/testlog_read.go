@@ -357,17 +357,28 @@ func testFollowContext(t *trial) {
 	waiting, idle := t.follow(log, 0), t.follow(log, 1000)
 	t.fill(log)
 	waiting.until(log.LastSeq())
-	inside := t.followWith(log, 0, func(e wal.Event) {
-		if e.Seq >= log.LastSeq()/2 {
-			panicFree(func() { t.cancelAll() })
-		}
-	})
-	_ = inside
 	for _, f := range []*follower{waiting, idle} {
 		f.cancel()
 		f.ends(context.Canceled)
 	}
 	t.append(log, t.submitted()) // nobody is left to be told
+
+	const enough = 5
+	ctx, cancel := context.WithCancel(t.ctx)
+	defer cancel()
+	yielded := 0
+	for e, err := range log.Follow(ctx, 0) {
+		if err != nil {
+			t.check(errors.Is(err, context.Canceled), "Follow ended with %v; want %q", err, context.Canceled)
+			break
+		}
+		yielded++
+		t.check(yielded <= enough, "Follow yielded seq %d after its context was done", e.Seq)
+		if yielded == enough {
+			cancel()
+		}
+	}
+	t.check(yielded == enough, "Follow yielded %d events until its context was done; want %d", yielded, enough)
 }
 
 func testFollowShown(t *trial) {

@@ -1,0 +1,72 @@
+package crashtest
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+
+	"github.com/jobwal/jobwal/recovery"
+	"github.com/jobwal/jobwal/wal"
+	"github.com/jobwal/jobwal/wal/crashfs"
+)
+
+// onDisk opens a log in a directory of a disk that can lose power.
+type onDisk struct {
+	opts   wal.Options
+	disk   *crashfs.FS
+	faulty *crashfs.Faulty
+}
+
+func newOnDisk(opts wal.Options) *onDisk {
+	disk := crashfs.New()
+	return &onDisk{opts, disk, crashfs.Inject(disk, nil)}
+}
+
+func (d *onDisk) Open(context.Context) (recovery.Log, error) {
+	d.opts.FS = d.faulty
+	return opened("jobs", d.opts)
+}
+
+func opened(dir string, opts wal.Options) (recovery.Log, error) {
+	log, err := wal.Open(dir, opts)
+	if err != nil {
+		return nil, err
+	}
+	return recovery.OnDisk(log), nil
+}
+
+func (d *onDisk) MaxEventBytes() int { return d.opts.MaxEventBytes }
+
+// Crash stops the disk before it looks what is on it: nothing is shown any more that is not.
+func (d *onDisk) Crash() {
+	d.faulty.Stop()
+	d.disk = d.disk.Crash(crashfs.SyncedOnly)
+	d.faulty = crashfs.Inject(d.disk, nil)
+}
+
+func TestTestLogOnCrashfs(t *testing.T) {
+	for name, segment := range map[string]int64{"large segments": wal.DefaultSegmentBytes, "small segments": wal.MinSegmentBytes} {
+		t.Run(name, func(t *testing.T) {
+			TestLog(t, func(*testing.T) Opener {
+				return newOnDisk(wal.Options{SegmentBytes: segment, MaxEventBytes: 2 << 20})
+			}, NoConflicts)
+		})
+	}
+}
+
+func TestTestLogOnTheRealFileSystem(t *testing.T) {
+	TestLog(t, func(t *testing.T) Opener {
+		dir := filepath.Join(t.TempDir(), "jobs")
+		return OpenerFunc(func(context.Context) (recovery.Log, error) {
+			return opened(dir, wal.Options{SegmentBytes: 16 << 10})
+		})
+	}, NoConflicts)
+}
+
+func TestTestLogOnMemLog(t *testing.T) {
+	TestLog(t, func(*testing.T) Opener { return new(MemLog) }, SeveralWriters)
+}
+
+func TestTestLogOnSparseMemLog(t *testing.T) {
+	TestLog(t, func(*testing.T) Opener { return &MemLog{Gap: 2} }, SeveralWriters, SparseSeqs)
+}
