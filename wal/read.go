@@ -358,6 +358,8 @@ func (l *Log) newer(from uint64) (group []Event, last uint64, wait <-chan struct
 		return nil, 0, nil, ErrClosed
 	case from == 0:
 		from = l.firstLocked()
+	case from < l.firstLocked(): // also if it still is in memory: dropped is dropped, for every reader
+		return nil, 0, nil, &DroppedError{Seq: from, First: l.firstLocked()}
 	}
 	if last = l.last; from <= last {
 		return l.recent.from(from), last, nil, nil
