@@ -145,7 +145,7 @@ func testClose(t *trial) {
 	several.Wait()
 	_, err := log.Append(t.ctx, t.submitted())
 	t.check(errors.Is(err, wal.ErrClosed), "Append to a closed log returned %v; want %q", err, wal.ErrClosed)
-	t.unreadable(t.ctx, log, wal.ErrClosed)
+	t.unreadable(t.ctx, log, wal.ErrClosed, 0, 1, last, last+1)
 	t.check(log.ID() == id && log.Epoch() == epoch && log.FirstSeq() == first && log.LastSeq() == last,
 		"a closed log remembers name, epoch and seqs")
 	t.same(t.all(t.open()), before, "the log opened again")
