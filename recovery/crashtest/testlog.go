@@ -244,7 +244,7 @@ func difference(got, want wal.Event) string {
 		{"Time", got.Time.UTC().String(), want.Time.UTC().String()},
 	} {
 		if f.got != f.want {
-			return fmt.Sprintf("%s is %.80v, want %.80v (seq %d)", f.name, f.got, f.want, want.Seq)
+			return fmt.Sprintf("%s is %.80s, want %.80s (seq %d)", f.name, fmt.Sprint(f.got), fmt.Sprint(f.want), want.Seq)
 		}
 	}
 	return ""
@@ -316,11 +316,14 @@ func stored(given []wal.Event, first, epoch uint64, back []wal.Event) []wal.Even
 	return want
 }
 
-// fill appends groups of several sizes, all told some 40 events, and returns what is there.
+// fill appends groups of several sizes, all told 40 events, and returns all that is there.
 func (t *trial) fill(log recovery.Log) []wal.Event {
 	t.Helper()
 	for _, n := range []int{1, 5, 1, 17, 2, 3, 11} {
-		t.append(log, t.group(n)...)
+		given := t.group(n)
+		first := t.append(log, given...)
+		back := t.from(log, first)
+		t.same(back, stored(given, first, log.Epoch(), back), "what was just appended at seq %d", first)
 	}
 	return t.all(log)
 }

@@ -1,0 +1,793 @@
+package crashtest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/jobwal/jobwal/recovery"
+	"github.com/jobwal/jobwal/wal"
+)
+
+// recorder is a test handle that notes how a part ended, where a *testing.T would fail with it.
+type recorder struct {
+	rapid.TB // whatever is not below is not called
+
+	mu              sync.Mutex // guards the fields below
+	failed, skipped bool
+	text            string
+}
+
+func (r *recorder) Helper()      {}
+func (r *recorder) Name() string { return "recorder" }
+
+func (r *recorder) Fatalf(format string, args ...any) {
+	r.mu.Lock()
+	if !r.failed { // what comes later is the tidying up
+		r.failed, r.text = true, fmt.Sprintf(format, args...)
+	}
+	r.mu.Unlock()
+	runtime.Goexit()
+}
+
+func (r *recorder) Skip(args ...any) {
+	r.mu.Lock()
+	r.skipped, r.text = true, fmt.Sprint(args...)
+	r.mu.Unlock()
+	runtime.Goexit()
+}
+
+// record runs one part, in a goroutine of its own, which it may end.
+func record(run func(tb rapid.TB)) *recorder {
+	r, done := new(recorder), make(chan struct{})
+	go func() {
+		defer close(done)
+		run(r)
+	}()
+	<-done
+	return r
+}
+
+type (
+	appendFunc func(ctx context.Context, events []wal.Event) (uint64, error)
+	readFunc   func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error]
+)
+
+// bent is a good log, but for what a saboteur put in the place of its methods. The memory is one for all openings.
+type bent struct {
+	recovery.Log
+	memory *memory
+	append appendFunc
+	events readFunc
+	follow readFunc
+	at     func(ctx context.Context, seq uint64) (wal.Event, error)
+	edit   func(e *wal.Event) // of whatever is read
+	id     func() string
+	first  func() uint64
+	last   func() uint64
+	epoch  func() uint64
+	live   func(uint64) bool
+	close  func() error
+}
+
+// memory is what a saboteur may remember over the openings of a log.
+type memory struct {
+	mu       sync.Mutex
+	opened   int
+	shared   map[uint64]wal.Event
+	released chan struct{} // closed when the part is over
+}
+
+func (b *bent) Append(ctx context.Context, events ...wal.Event) (uint64, error) {
+	return b.append(ctx, events)
+}
+
+func (b *bent) edited(read iter.Seq2[wal.Event, error]) iter.Seq2[wal.Event, error] {
+	return func(yield func(wal.Event, error) bool) {
+		for e, err := range read {
+			if err == nil {
+				b.edit(&e)
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
+func (b *bent) Events(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+	return b.edited(b.events(ctx, from))
+}
+
+func (b *bent) Follow(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+	return b.edited(b.follow(ctx, from))
+}
+
+func (b *bent) At(ctx context.Context, seq uint64) (wal.Event, error) {
+	e, err := b.at(ctx, seq)
+	if err == nil {
+		b.edit(&e)
+	}
+	return e, err
+}
+
+func (b *bent) ID() string                  { return b.id() }
+func (b *bent) FirstSeq() uint64            { return b.first() }
+func (b *bent) LastSeq() uint64             { return b.last() }
+func (b *bent) Epoch() uint64               { return b.epoch() }
+func (b *bent) Live(epoch uint64) bool      { return b.live(epoch) }
+func (b *bent) Close() error                { return b.close() }
+func (b *bent) DropBefore(seq uint64) error { return b.Log.(*end).DropBefore(seq) }
+
+func straight(good recovery.Log, m *memory) *bent {
+	return &bent{
+		Log: good, memory: m,
+		append: func(ctx context.Context, events []wal.Event) (uint64, error) { return good.Append(ctx, events...) },
+		events: good.Events, follow: good.Follow, at: good.At, edit: func(*wal.Event) {},
+		id: good.ID, first: good.FirstSeq, last: good.LastSeq, epoch: good.Epoch, live: good.Live, close: good.Close,
+	}
+}
+
+// bender opens a MemLog and bends it.
+type bender struct {
+	*MemLog
+	memory *memory
+	bend   func(b *bent)
+}
+
+func (o bender) Open(ctx context.Context) (recovery.Log, error) {
+	good, err := o.MemLog.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o.memory.mu.Lock()
+	o.memory.opened++
+	o.memory.mu.Unlock()
+	b := straight(good, o.memory)
+	o.bend(b)
+	return b, nil
+}
+
+// oneByOne appends a group as if it were none.
+func oneByOne(b *bent, ctx context.Context, events []wal.Event) (first uint64, err error) {
+	newest := make(map[string]uint64)
+	for i, e := range events {
+		if seq, ours := newest[e.JobID]; ours && e.JobID != "" {
+			e.Prev = seq
+		}
+		seq, err := b.Log.Append(ctx, e)
+		if err != nil {
+			return 0, err
+		}
+		if i == 0 {
+			first = seq
+		}
+		newest[e.JobID] = seq
+		runtime.Gosched()
+	}
+	if len(events) == 0 {
+		return b.Log.Append(ctx)
+	}
+	return first, nil
+}
+
+// filtered yields what keep lets through.
+func filtered(read readFunc, keep func(wal.Event) bool) readFunc {
+	return func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+		return func(yield func(wal.Event, error) bool) {
+			for e, err := range read(ctx, from) {
+				if (err != nil || keep(e)) && !yield(e, err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// instead replaces one error by another.
+func instead(b *bent, of, by error) {
+	good := b.append
+	b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+		first, err := good(ctx, events)
+		if errors.Is(err, of) {
+			return 0, by
+		}
+		return first, err
+	}
+}
+
+// detached forgets the caller's context where it is done or missing.
+func detached(ctx context.Context) context.Context {
+	if ctx == nil {
+		return context.Background()
+	}
+	return context.WithoutCancel(ctx)
+}
+
+// afterReopen edits what is read from the second opening on, of events of an opening before.
+func afterReopen(b *bent, edit func(*wal.Event)) {
+	b.edit = func(e *wal.Event) {
+		if e.Epoch < b.epoch() {
+			edit(e)
+		}
+	}
+}
+
+// The parts that saboteurs below are to be caught by.
+const (
+	empty      = "an empty log is empty"
+	seqs       = "append returns the first seq and seqs are dense"
+	order      = "events come back in order as they were given"
+	groups     = "groups are all or none"
+	fidelity   = "payloads are kept byte for byte"
+	callers    = "the caller's events are neither changed nor kept"
+	times      = "time is set when zero and kept when given"
+	prevs      = "prev of a job's later events in a group is set"
+	conflicts  = "a wrong prev is a conflict and nothing is written"
+	notAnEvent = "what is not an event is refused and nothing is written"
+	tooLarge   = "what is too large is refused and nothing is written"
+	nothing    = "an append of nothing is refused"
+	doneCtx    = "a context that is done means nothing is written"
+	nilCtx     = "a nil context is refused"
+	eventsFrom = "events from anywhere are the rest of the log"
+	eventsEnd  = "events end where the log ended at the call"
+	eventsAny  = "events can be broken off and begun again"
+	at         = "at finds each event and nothing else"
+	yielded    = "what is yielded is the caller's"
+	drops      = "what was dropped is dropped for all"
+	follows    = "follow yields history and then what comes"
+	beyond     = "follow from beyond the end waits for it"
+	followers  = "followers beside each other miss nothing"
+	standstill = "a follower that stands still holds nobody up"
+	followCtx  = "follow ends with its context"
+	shownThere = "what a follower saw is there"
+	reopened   = "opened again the log is the same byte for byte"
+	named      = "the log keeps its name"
+	epochs     = "each opening has an epoch of its own that lives until it is closed"
+	second     = "a second writer is refused"
+	writers    = "writers beside each other see all events"
+	closing    = "close is final and can be repeated"
+	closeMeets = "close meets appends and follows and leaves nothing behind"
+	concurrent = "appends of many goroutines keep to themselves"
+	crash      = "what was acknowledged or shown survives a crash"
+	engineRuns = "an engine takes jobs through their lives"
+	engineStay = "an engine parks what it cannot read and goes on"
+	engineRace = "engines beside each other lose races with a conflict"
+)
+
+// saboteurs are logs that are wrong in one way each, and the parts that must see it.
+var saboteurs = []struct {
+	name string
+	bend func(b *bent)
+	by   []string
+}{
+	{"LastSeq of an empty log is 1", func(b *bent) {
+		b.last = func() uint64 { return max(1, b.Log.LastSeq()) }
+	}, []string{empty}},
+	{"has no ID", func(b *bent) { b.id = func() string { return "" } }, []string{empty, named}},
+	{"returns the last seq of a group", func(b *bent) {
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			first, err := b.Log.Append(ctx, events...)
+			if err != nil {
+				return 0, err
+			}
+			return first + uint64(len(events)) - 1, nil
+		}
+	}, []string{seqs, order}},
+	{"reorders a group", func(b *bent) {
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			events = slices.Clone(events)
+			slices.Reverse(events)
+			return b.Log.Append(ctx, events...)
+		}
+	}, []string{order, groups}},
+	{"writes a group event by event", func(b *bent) {
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) { return oneByOne(b, ctx, events) }
+	}, []string{groups, notAnEvent, concurrent}},
+	{"forgets part of a group on reopen", func(b *bent) {
+		b.events = filtered(b.events, func(e wal.Event) bool { return e.Epoch == b.epoch() || e.Seq%250 != 0 })
+	}, []string{groups}},
+	{"reads and writes JSON anew", func(b *bent) {
+		b.edit = func(e *wal.Event) {
+			var v any
+			if json.Unmarshal(e.Args, &v) == nil {
+				e.Args, _ = json.Marshal(v)
+			}
+		}
+	}, []string{fidelity}},
+	{"takes null for absent", func(b *bent) {
+		b.edit = func(e *wal.Event) {
+			if bytes.Equal(e.Output, []byte("null")) {
+				e.Output = nil
+			}
+		}
+	}, []string{fidelity}},
+	{"takes absent for null", func(b *bent) {
+		b.edit = func(e *wal.Event) {
+			if e.Args == nil {
+				e.Args = json.RawMessage("null")
+			}
+		}
+	}, []string{fidelity, order}},
+	{"keeps white space", func(b *bent) {
+		b.edit = func(e *wal.Event) { e.Args = bytes.ReplaceAll(e.Args, []byte(":["), []byte(": [")) }
+	}, []string{fidelity}},
+	{"trims errors", func(b *bent) {
+		b.edit = func(e *wal.Event) { e.Error = string(bytes.TrimSpace([]byte(e.Error))) }
+	}, []string{fidelity}},
+	{"sets Seq in the caller's events", func(b *bent) {
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			first, err := b.Log.Append(ctx, events...)
+			for i := range events {
+				events[i].Seq = first + uint64(i)
+			}
+			return first, err
+		}
+	}, []string{callers}},
+	{"keeps the caller's slices", func(b *bent) {
+		m := b.memory
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			first, err := b.Log.Append(ctx, events...)
+			if err == nil {
+				m.mu.Lock()
+				for i, e := range events {
+					m.shared[first+uint64(i)] = e
+				}
+				m.mu.Unlock()
+			}
+			return first, err
+		}
+		b.edit = func(e *wal.Event) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if kept, ok := m.shared[e.Seq]; ok && kept.Args != nil {
+				e.Args = slices.Clone(kept.Args)
+			}
+		}
+	}, []string{callers}},
+	{"does not set Time", func(b *bent) {
+		b.edit = func(e *wal.Event) { e.Time = time.Time{} }
+	}, []string{times}},
+	{"overwrites Time", func(b *bent) {
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			events = slices.Clone(events)
+			for i := range events {
+				events[i].Time = time.Time{}
+			}
+			return b.Log.Append(ctx, events...)
+		}
+	}, []string{times, callers}},
+	{"keeps Time to the microsecond", func(b *bent) {
+		b.edit = func(e *wal.Event) { e.Time = e.Time.Truncate(time.Microsecond) }
+	}, []string{times}},
+	{"gives Time in a zone", func(b *bent) {
+		b.edit = func(e *wal.Event) { e.Time = e.Time.In(time.FixedZone("", 3600)) }
+	}, []string{times}},
+	{"sets Time anew on reopen", func(b *bent) {
+		afterReopen(b, func(e *wal.Event) { e.Time = e.Time.Add(1) })
+	}, []string{times, reopened}},
+	{"drops a Prev in a group", func(b *bent) {
+		b.edit = func(e *wal.Event) {
+			if e.Prev+1 == e.Seq {
+				e.Prev = 0
+			}
+		}
+	}, []string{prevs, order, groups}},
+	{"takes any Prev", takeAnyPrev, []string{conflicts, writers, engineRace}},
+	{"does not name a conflict", func(b *bent) {
+		instead(b, recovery.ErrConflict, errors.New("no"))
+	}, []string{conflicts, writers}},
+	{"writes in spite of a conflict", func(b *bent) {
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			first, err := b.Log.Append(ctx, events...)
+			if errors.Is(err, recovery.ErrConflict) {
+				_, _ = b.Log.Append(ctx, wal.Event{Type: "note"})
+			}
+			return first, err
+		}
+	}, []string{conflicts}},
+	{"says yes to what is not an event", func(b *bent) { instead(b, wal.ErrInvalid, nil) }, []string{notAnEvent, nothing, groups}},
+	{"does not say that events are invalid", func(b *bent) {
+		instead(b, wal.ErrInvalid, errors.New("no"))
+	}, []string{notAnEvent, nothing, nilCtx}},
+	{"does not say what is too large", func(b *bent) { instead(b, wal.ErrTooLarge, wal.ErrInvalid) }, []string{tooLarge}},
+	{"takes an append of nothing", func(b *bent) {
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			if len(events) == 0 {
+				return b.Log.LastSeq() + 1, nil
+			}
+			return b.Log.Append(ctx, events...)
+		}
+	}, []string{nothing}},
+	{"appends whatever the context says", func(b *bent) {
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			return b.Log.Append(detached(ctx), events...)
+		}
+	}, []string{doneCtx, nilCtx}},
+	{"writes, and then looks at the context", func(b *bent) {
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			first, err := b.Log.Append(context.WithoutCancel(ctx), events...)
+			if ctx.Err() != nil {
+				return 0, ctx.Err()
+			}
+			return first, err
+		}
+	}, []string{doneCtx}},
+	{"reads whatever the context says", func(b *bent) {
+		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			return b.Log.Events(detached(ctx), from)
+		}
+		b.at = func(ctx context.Context, seq uint64) (wal.Event, error) { return b.Log.At(detached(ctx), seq) }
+	}, []string{doneCtx, nilCtx}},
+	{"follows whatever the context says", func(b *bent) {
+		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			return b.Log.Follow(detached(ctx), from)
+		}
+	}, []string{doneCtx, nilCtx, followCtx}},
+	{"yields an error and goes on", func(b *bent) {
+		good := b.events
+		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			return func(yield func(wal.Event, error) bool) {
+				for e, err := range good(ctx, from) {
+					if err != nil && !yield(wal.Event{}, err) || !yield(e, err) {
+						return
+					}
+				}
+			}
+		}
+	}, []string{doneCtx, closing}},
+	{"begins one event later", func(b *bent) {
+		b.events = filtered(b.events, func(e wal.Event) bool { return e.Seq != 7 })
+	}, []string{eventsFrom, reopened}},
+	{"from 0 yields nothing", func(b *bent) {
+		good := b.events
+		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			if from == 0 && b.Log.LastSeq() > 0 {
+				return good(ctx, b.Log.LastSeq())
+			}
+			return good(ctx, from)
+		}
+	}, []string{eventsFrom, order}},
+	{"beyond the end begins at the end", func(b *bent) {
+		events, follow := b.events, b.follow
+		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			return events(ctx, min(from, b.Log.LastSeq()))
+		}
+		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			return func(yield func(wal.Event, error) bool) { follow(ctx, min(from, b.Log.LastSeq()+1))(yield) }
+		}
+	}, []string{eventsFrom, beyond}},
+	{"Events looks for the end when it gets there", func(b *bent) {
+		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			return func(yield func(wal.Event, error) bool) { b.Log.Events(ctx, from)(yield) }
+		}
+	}, []string{eventsEnd}},
+	{"Events can be read once", func(b *bent) {
+		good := b.events
+		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			next := max(from, 1)
+			return func(yield func(wal.Event, error) bool) {
+				for e, err := range good(ctx, next) {
+					next = e.Seq + 1
+					if !yield(e, err) {
+						return
+					}
+				}
+			}
+		}
+	}, []string{eventsAny}},
+	{"At beyond the end is nothing, and no error", func(b *bent) {
+		b.at = func(ctx context.Context, seq uint64) (wal.Event, error) {
+			e, err := b.Log.At(ctx, seq)
+			if errors.Is(err, wal.ErrInvalid) && ctx != nil {
+				err = nil
+			}
+			return e, err
+		}
+	}, []string{empty, at}},
+	{"At is one off", func(b *bent) {
+		b.at = func(ctx context.Context, seq uint64) (wal.Event, error) {
+			if seq > 1 && seq%3 == 0 {
+				seq--
+			}
+			return b.Log.At(ctx, seq)
+		}
+	}, []string{at, fidelity, engineRuns}},
+	{"At takes what was never there for dropped", func(b *bent) {
+		b.at = func(ctx context.Context, seq uint64) (wal.Event, error) {
+			e, err := b.Log.At(ctx, seq)
+			if errors.Is(err, wal.ErrInvalid) {
+				err = wal.ErrDropped
+			}
+			return e, err
+		}
+	}, []string{at}},
+	{"shares what it yields", func(b *bent) {
+		m := b.memory
+		b.edit = func(e *wal.Event) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if _, ok := m.shared[e.Seq]; !ok {
+				m.shared[e.Seq] = copied(*e)
+			}
+			*e = m.shared[e.Seq]
+		}
+	}, []string{yielded}},
+	{"what was dropped is not there, and not an error", func(b *bent) {
+		good := b.events
+		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			return good(ctx, max(from, b.Log.FirstSeq()))
+		}
+	}, []string{drops}},
+	{"FirstSeq forgets what was dropped", func(b *bent) { b.first = func() uint64 { return 1 } }, []string{drops}},
+	{"Follow yields the first live event twice", func(b *bent) {
+		good := b.follow
+		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			return func(yield func(wal.Event, error) bool) {
+				history := b.Log.LastSeq()
+				for e, err := range good(ctx, from) {
+					if err == nil && e.Seq == history+1 && !yield(copied(e), nil) || !yield(e, err) {
+						return
+					}
+				}
+			}
+		}
+	}, []string{follows, followers}},
+	{"Follow skips the first live event", func(b *bent) {
+		good := b.follow
+		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			history := b.Log.LastSeq()
+			return filtered(good, func(e wal.Event) bool { return e.Seq != history+1 })(ctx, from)
+		}
+	}, []string{follows, followers}},
+	{"Follow ends with the history", func(b *bent) { b.follow = b.events }, []string{follows, beyond, closing}},
+	{"Follow yields no history", func(b *bent) {
+		good := b.follow
+		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			return good(ctx, max(from, b.Log.LastSeq()+1))
+		}
+	}, []string{follows, reopened, fidelity}},
+	{"Follow gives each event to one follower", func(b *bent) {
+		var mu sync.Mutex
+		taken := make(map[uint64]bool)
+		b.follow = filtered(b.follow, func(e wal.Event) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			defer func() { taken[e.Seq] = true }()
+			return !taken[e.Seq]
+		})
+	}, []string{followers, follows}},
+	{"a slow follower loses what its buffer has no room for", func(b *bent) { b.follow = lossy(b.follow) }, []string{standstill}},
+	{"a slow follower holds up who appends", func(b *bent) {
+		lock, good, read := make(chan struct{}, 1), b.append, b.follow
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			lock <- struct{}{}
+			defer func() { <-lock }()
+			return good(ctx, events)
+		}
+		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			return func(yield func(wal.Event, error) bool) {
+				for e, err := range read(ctx, from) {
+					lock <- struct{}{}
+					more := yield(e, err)
+					<-lock
+					if !more {
+						return
+					}
+				}
+			}
+		}
+	}, []string{standstill}},
+	{"Follow sees its context only when it has to wait", func(b *bent) {
+		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			return func(yield func(wal.Event, error) bool) {
+				next := from
+				for e, err := range b.Log.Events(context.WithoutCancel(ctx), from) {
+					next = e.Seq + 1
+					if !yield(e, err) {
+						return
+					}
+				}
+				b.Log.Follow(ctx, next)(yield)
+			}
+		}
+	}, []string{followCtx, doneCtx}},
+	{"Follow ends without saying why", func(b *bent) {
+		good := b.follow
+		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			return func(yield func(wal.Event, error) bool) {
+				for e, err := range good(ctx, from) {
+					if err != nil || !yield(e, nil) {
+						return
+					}
+				}
+			}
+		}
+	}, []string{followCtx, closing, doneCtx}},
+	{"LastSeq lags behind", func(b *bent) {
+		b.last = func() uint64 { return max(1, b.Log.LastSeq()) - 1 }
+	}, []string{shownThere, seqs}},
+	{"forgets the last event on reopen", func(b *bent) {
+		b.events = filtered(b.events, func(e wal.Event) bool { return e.Epoch == b.epoch() || e.Seq%40 != 0 })
+	}, []string{reopened, concurrent}},
+	{"forgets Prev on reopen", func(b *bent) { afterReopen(b, func(e *wal.Event) { e.Prev = 0 }) }, []string{reopened, groups}},
+	{"has a new name on reopen", func(b *bent) {
+		id := fmt.Sprint(rand.Uint64())
+		b.id = func() string { return id }
+	}, []string{named, writers}},
+	{"has one epoch for ever", func(b *bent) {
+		b.epoch = func() uint64 { return 1 }
+		b.edit = func(e *wal.Event) { e.Epoch = 1 }
+	}, []string{epochs, writers}},
+	{"says that all live for ever", func(b *bent) { b.live = func(uint64) bool { return true } }, []string{epochs, writers, engineRuns, engineRace}},
+	{"says that only its own lives", func(b *bent) {
+		b.live = func(epoch uint64) bool { return epoch == b.Log.Epoch() }
+	}, []string{writers, engineRace}},
+	{"events have the epoch of the reader", func(b *bent) {
+		b.edit = func(e *wal.Event) { e.Epoch = b.Log.Epoch() }
+	}, []string{reopened, writers, engineRuns}},
+	{"can be closed once", func(b *bent) {
+		var mu sync.Mutex
+		closed := false
+		b.close = func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			if closed {
+				return errors.New("closed already")
+			}
+			closed = true
+			return b.Log.Close()
+		}
+	}, []string{closing}},
+	{"is not closed by Close", func(b *bent) { b.close = func() error { return nil } }, []string{closing, epochs}},
+	{"Close leaves a goroutine", func(b *bent) {
+		go func() { <-b.memory.released }()
+	}, []string{closeMeets}},
+	{"says closed, and has written", func(b *bent) {
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			first, err := b.Log.Append(ctx, events...)
+			if err == nil && first > 60 {
+				return 0, wal.ErrClosed
+			}
+			return first, err
+		}
+	}, []string{closeMeets}},
+	{"says written, and is closed", func(b *bent) {
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			first, err := b.Log.Append(ctx, events...)
+			if errors.Is(err, wal.ErrClosed) && rand.N(4) > 0 {
+				return b.Log.LastSeq() + 1, nil
+			}
+			return first, err
+		}
+	}, []string{closeMeets}},
+	{"guesses the seq", func(b *bent) {
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			guess := b.Log.LastSeq() + 1
+			runtime.Gosched()
+			_, err := b.Log.Append(ctx, events...)
+			return guess, err
+		}
+	}, []string{concurrent}},
+	{"hides events of unknown type", func(b *bent) {
+		b.follow = filtered(b.follow, func(e wal.Event) bool { return e.Type != "job_dreamt" })
+	}, []string{engineStay}},
+}
+
+func takeAnyPrev(b *bent) {
+	b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+		log := b.Log.(*end).log
+		for {
+			own := slices.Clone(events)
+			log.mu.Lock()
+			for i := range own {
+				own[i].Prev = log.heads[own[i].JobID]
+			}
+			log.mu.Unlock()
+			if first, err := b.Log.Append(ctx, own...); !errors.Is(err, recovery.ErrConflict) {
+				return first, err
+			}
+		}
+	}
+}
+
+// lossy has a buffer between the log and who follows it, and throws away what does not fit.
+func lossy(read readFunc) readFunc {
+	type item struct {
+		event wal.Event
+		err   error
+	}
+	return func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+		return func(yield func(wal.Event, error) bool) {
+			items := make(chan item, 10)
+			go func() {
+				defer close(items)
+				for e, err := range read(ctx, from) {
+					if err != nil {
+						items <- item{err: err}
+						return
+					}
+					select {
+					case items <- item{event: e}:
+					default:
+					}
+				}
+			}()
+			for i := range items {
+				if !yield(i.event, i.err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// TestLog catches each broken log, by the parts that are to see it. A part that catches nobody proves nothing: there is
+// none.
+func TestTestLogHasTeeth(t *testing.T) {
+	catches := make(map[string]int)
+	for _, s := range saboteurs {
+		t.Run(s.name, func(t *testing.T) {
+			for _, part := range s.by {
+				catches[part]++
+				synctest.Test(t, func(t *testing.T) { // what waits in vain waits for no time
+					m := &memory{shared: make(map[uint64]wal.Event), released: make(chan struct{})}
+					r := runPart(t, part, func() Opener { return bender{new(MemLog), m, s.bend} }, SeveralWriters)
+					close(m.released)
+					require.True(t, r.failed, "not caught by %q", part)
+					t.Logf("%s: %s", part, r.text)
+				})
+			}
+		})
+	}
+	for _, o := range []struct {
+		name, by string
+		open     func() Opener
+		relax    []Relaxation
+	}{
+		{"leaves out seqs", seqs, func() Opener { return &MemLog{Gap: 1} }, []Relaxation{SeveralWriters}},
+		{"lets two writers in", second, func() Opener { return new(MemLog) }, nil},
+		{"does not see conflicts", conflicts, func() Opener { return newOnDisk(wal.Options{}) }, nil},
+		{"acknowledges before it syncs", crash, func() Opener { return newOnDisk(wal.Options{Sync: wal.SyncNever}) }, nil},
+	} {
+		t.Run(o.name, func(t *testing.T) {
+			catches[o.by]++
+			synctest.Test(t, func(t *testing.T) {
+				r := runPart(t, o.by, o.open, o.relax...)
+				require.True(t, r.failed, "not caught by %q", o.by)
+				t.Logf("%s: %s", o.by, r.text)
+			})
+		})
+	}
+	for _, p := range logParts {
+		require.Positive(t, catches[p.name], "no broken log is caught by %q", p.name)
+		delete(catches, p.name)
+	}
+	require.Empty(t, catches, "no such parts")
+}
+
+func runPart(t *testing.T, name string, open func() Opener, relax ...Relaxation) *recorder {
+	i := slices.IndexFunc(logParts, func(p logPart) bool { return p.name == name })
+	require.GreaterOrEqual(t, i, 0, "no part %q", name)
+	return record(func(tb rapid.TB) { logParts[i].run(tb, open, relax) })
+}
+
+// A wrapper that bends nothing passes: what catches the others is not the wrapper.
+func TestTestLogPassesTheWrapper(t *testing.T) {
+	TestLog(t, func(*testing.T) Opener {
+		return bender{new(MemLog), new(memory), func(*bent) {}}
+	}, SeveralWriters)
+}
