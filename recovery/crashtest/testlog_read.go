@@ -119,6 +119,8 @@ func testYielded(t *trial) {
 	scribbled := t.followWith(log, 0, func(e wal.Event) { scribble([]wal.Event{e}) })
 	all := copies(t.fill(log))
 	scribbled.until(log.LastSeq())
+	scribbled.cancel()
+	scribbled.ends(context.Canceled) // and has written over the last one, too
 	live := t.follow(log, 0)
 	live.until(log.LastSeq())
 	t.same(live.seen(), all, "Follow, after another follower wrote over what it got")

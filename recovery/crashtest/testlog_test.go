@@ -48,25 +48,37 @@ func TestTestLogOnCrashfs(t *testing.T) {
 	for name, segment := range map[string]int64{"large segments": wal.DefaultSegmentBytes, "small segments": wal.MinSegmentBytes} {
 		t.Run(name, func(t *testing.T) {
 			TestLog(t, func(*testing.T) Opener {
-				return newOnDisk(wal.Options{SegmentBytes: segment, MaxEventBytes: 2 << 20})
+				return newOnDisk(wal.Options{SegmentBytes: segment, MaxEventBytes: 1 << 20})
 			}, NoConflicts)
 		})
 	}
 }
 
+// inDir opens a log in a real directory.
+type inDir struct {
+	dir  string
+	opts wal.Options
+}
+
+func (d inDir) Open(context.Context) (recovery.Log, error) { return opened(d.dir, d.opts) }
+func (d inDir) MaxEventBytes() int                         { return d.opts.MaxEventBytes }
+
 func TestTestLogOnTheRealFileSystem(t *testing.T) {
 	TestLog(t, func(t *testing.T) Opener {
-		dir := filepath.Join(t.TempDir(), "jobs")
-		return OpenerFunc(func(context.Context) (recovery.Log, error) {
-			return opened(dir, wal.Options{SegmentBytes: 16 << 10})
-		})
+		return inDir{filepath.Join(t.TempDir(), "jobs"), wal.Options{SegmentBytes: 4 << 10, MaxEventBytes: 1 << 20}}
 	}, NoConflicts)
 }
 
+func newMemLog() *MemLog { return &MemLog{WAL: wal.Options{MaxEventBytes: 1 << 20}} }
+
 func TestTestLogOnMemLog(t *testing.T) {
-	TestLog(t, func(*testing.T) Opener { return new(MemLog) }, SeveralWriters)
+	TestLog(t, func(*testing.T) Opener { return newMemLog() }, SeveralWriters)
 }
 
 func TestTestLogOnSparseMemLog(t *testing.T) {
-	TestLog(t, func(*testing.T) Opener { return &MemLog{Gap: 2} }, SeveralWriters, SparseSeqs)
+	TestLog(t, func(*testing.T) Opener {
+		m := newMemLog()
+		m.Gap = 2
+		return m
+	}, SeveralWriters, SparseSeqs)
 }
