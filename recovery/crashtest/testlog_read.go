@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/jobwal/jobwal/recovery"
 	"github.com/jobwal/jobwal/wal"
@@ -115,9 +116,15 @@ func (t *trial) notThere(log recovery.Log, seq uint64) {
 
 func testYielded(t *trial) {
 	log := t.open()
-	// The first of two live followers writes over what it is handed before the other has it.
 	scribbled := t.followWith(log, 0, func(e wal.Event) { scribble([]wal.Event{e}) })
-	all := copies(t.fill(log))
+	var all []wal.Event
+	for i, n := range []int{1, 7, 20} {
+		given := t.group(n)
+		for j := range given {
+			given[j].Time = time.Unix(int64(i), int64(j))
+		}
+		all = append(all, stored(given, t.append(log, given...), log.Epoch(), nil)...)
+	}
 	scribbled.until(log.LastSeq())
 	scribbled.cancel()
 	scribbled.ends(context.Canceled) // and has written over the last one, too
@@ -211,12 +218,12 @@ func (t *trial) followWith(log recovery.Log, from uint64, see func(wal.Event)) *
 	t.mu.Lock()
 	t.followers = append(t.followers, f)
 	t.mu.Unlock()
-	begun := make(chan struct{})
+	events, begun := log.Follow(ctx, from), make(chan struct{})
 	defer func() { <-begun }() // what is appended next is to come live
 	go func() {
 		defer close(f.done)
 		close(begun)
-		for e, err := range log.Follow(ctx, from) {
+		for e, err := range events {
 			if f.err != nil {
 				f.err = errors.New("Follow went on behind its error")
 				return
@@ -409,7 +416,7 @@ func testFollowContext(t *trial) {
 
 func testFollowShown(t *trial) {
 	log := t.open()
-	const n = 60
+	const n = 61 // the last append is of one event
 	wrong := make(chan string, 10*n)
 	f := t.followWith(log, 0, func(e wal.Event) {
 		if last := log.LastSeq(); last < e.Seq {
@@ -419,10 +426,11 @@ func testFollowShown(t *trial) {
 			wrong <- fmt.Sprintf("Follow yielded seq %d; At: %v %s", e.Seq, err, difference(at, e))
 		}
 	})
+	last := uint64(0)
 	for i := range n {
-		t.append(log, t.group(1+i%3)...)
+		last = t.append(log, t.group(1+i%3)...)
 	}
-	f.until(log.LastSeq())
+	f.until(last) // not LastSeq, which is on trial here
 	f.cancel()
 	f.ends(context.Canceled)
 	select {

@@ -469,7 +469,7 @@ var saboteurs = []struct {
 			return events(ctx, min(from, b.Log.LastSeq()))
 		}
 		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
-			return func(yield func(wal.Event, error) bool) { follow(ctx, min(from, b.Log.LastSeq()+1))(yield) }
+			return follow(ctx, min(from, b.Log.LastSeq()+1))
 		}
 	}, []string{eventsFrom, beyond}},
 	{"Events looks for the end when it gets there", func(b *bent) {
@@ -517,16 +517,20 @@ var saboteurs = []struct {
 			return e, err
 		}
 	}, []string{at}},
-	{"shares what it yields", func(b *bent) {
-		m := b.memory
-		b.edit = func(e *wal.Event) {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			if _, ok := m.shared[e.Seq]; !ok {
-				m.shared[e.Seq] = copied(*e)
+	{"At shares what it returns", func(b *bent) {
+		b.at = func(ctx context.Context, seq uint64) (wal.Event, error) {
+			e, err := b.Log.At(ctx, seq)
+			if err == nil {
+				b.memory.share(&e)
 			}
-			*e = m.shared[e.Seq]
+			return e, err
 		}
+	}, []string{yielded}},
+	{"Events shares what it yields", func(b *bent) {
+		b.events = sharing(b.memory, b.events)
+	}, []string{yielded}},
+	{"Follow shares what it yields", func(b *bent) {
+		b.follow = sharing(b.memory, b.follow)
 	}, []string{yielded}},
 	{"what was dropped is not there, and not an error", func(b *bent) {
 		good := b.events
@@ -538,8 +542,8 @@ var saboteurs = []struct {
 	{"Follow yields the first live event twice", func(b *bent) {
 		good := b.follow
 		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+			history := b.Log.LastSeq()
 			return func(yield func(wal.Event, error) bool) {
-				history := b.Log.LastSeq()
 				for e, err := range good(ctx, from) {
 					if err == nil && e.Seq == history+1 && !yield(copied(e), nil) || !yield(e, err) {
 						return
@@ -687,6 +691,31 @@ var saboteurs = []struct {
 	{"hides events of unknown type", func(b *bent) {
 		b.follow = filtered(b.follow, func(e wal.Event) bool { return e.Type != "job_dreamt" })
 	}, []string{engineStay}},
+}
+
+// share puts the payloads that were handed out for this event before in the place of its own.
+func (m *memory) share(e *wal.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.shared[e.Seq]; !ok {
+		m.shared[e.Seq] = *e
+	}
+	*e = m.shared[e.Seq]
+}
+
+func sharing(m *memory, read readFunc) readFunc {
+	return func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+		return func(yield func(wal.Event, error) bool) {
+			for e, err := range read(ctx, from) {
+				if err == nil {
+					m.share(&e)
+				}
+				if !yield(e, err) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func takeAnyPrev(b *bent) {
