@@ -2,9 +2,11 @@ package crashtest
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 
@@ -57,10 +59,17 @@ func (t *trial) arrives(a *arrivals, seq uint64) {
 // engine opens the log with an engine on it, which closes it.
 func (t *trial) engine() (*recovery.Engine, recovery.Log, *arrivals) {
 	t.Helper()
-	log, watch := t.open(), newArrivals()
+	log := t.open()
+	e, watch := t.engineOn(log)
+	return e, log, watch
+}
+
+func (t *trial) engineOn(log recovery.Log) (*recovery.Engine, *arrivals) {
+	t.Helper()
+	watch := newArrivals()
 	e, err := recovery.OpenLog(t.ctx, log, recovery.Options{Projections: []projection.Projection{watch}})
 	t.must(err, "OpenLog")
-	return e, log, watch
+	return e, watch
 }
 
 func (t *trial) do(e *recovery.Engine, commands ...recovery.Command) {
@@ -145,12 +154,49 @@ func testEngineParks(t *trial) {
 	t.must(e.Close(), "Close of the engine")
 }
 
+// behindLog is a log whose engine does not learn that any job was completed before it has appended something itself.
+type behindLog struct {
+	recovery.Log
+	appended chan struct{}
+	once     sync.Once
+}
+
+func (b *behindLog) Append(ctx context.Context, events ...wal.Event) (uint64, error) {
+	defer b.once.Do(func() { close(b.appended) })
+	return b.Log.Append(ctx, events...)
+}
+
+func (b *behindLog) Follow(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+	return func(yield func(wal.Event, error) bool) {
+		for e, err := range b.Log.Follow(ctx, from) {
+			if err == nil && e.Type == wal.JobCompleted {
+				select {
+				case <-b.appended:
+				case <-ctx.Done():
+				}
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
 func testEngines(t *trial) {
 	if !t.may(SeveralWriters) || t.may(NoConflicts) {
 		t.Skip("needs " + SeveralWriters + ", and conflicts")
 	}
 	a, log, sawA := t.engine()
-	b, _, sawB := t.engine()
+	b, sawB := t.engineOn(&behindLog{Log: t.open(), appended: make(chan struct{})})
+	t.do(a, recovery.Submit(recovery.Submission{JobID: "lost"}), recovery.Validate("lost"), recovery.Start("lost"))
+	t.arrives(sawB, log.LastSeq())
+	t.do(a, recovery.Complete("lost", "a"))
+	_, err := b.Complete(t.ctx, "lost", "b")
+	t.check(errors.Is(err, recovery.ErrConflict), "an engine that had not learned of another's event got %v", err)
+	t.arrives(sawB, log.LastSeq())
+	_, err = b.Complete(t.ctx, "lost", "b")
+	t.check(errors.Is(err, statemachine.ErrTransition), "an engine that has learned of another's event got %v", err)
+
 	for i := range 30 {
 		id := fmt.Sprint("raced-", i)
 		t.do(a, recovery.Submit(recovery.Submission{JobID: id}), recovery.Validate(id), recovery.Start(id))
