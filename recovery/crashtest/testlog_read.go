@@ -332,9 +332,9 @@ func testFollowBeyond(t *trial) {
 		t.append(log, t.group(5)...)
 		all.until(log.LastSeq())
 	}
-	last := t.append(log, t.group(20)...)
+	t.append(log, t.group(20)...)
 	for _, f := range early {
-		f.until(last)
+		f.until(log.LastSeq())
 		t.same(f.seen(), behind(t.all(log), from), "Follow from %d, begun before that was there", from)
 	}
 }
