@@ -48,7 +48,7 @@ func (m *MemLog) Open(ctx context.Context) (recovery.Log, error) {
 	}
 	m.epochs++
 	m.live[m.epochs] = true
-	return &end{log: m, epoch: m.epochs}, nil
+	return &memEnd{log: m, epoch: m.epochs}, nil
 }
 
 // MaxEventBytes is the largest event that the log takes, for [TestLog].
@@ -78,16 +78,16 @@ func (m *MemLog) wakeLocked() {
 	}
 }
 
-// end is one opening of a MemLog.
-type end struct {
+// memEnd is one opening of a MemLog.
+type memEnd struct {
 	log   *MemLog
 	epoch uint64
 }
 
-func (d *end) ID() string    { return "memlog" }
-func (d *end) Epoch() uint64 { return d.epoch }
+func (d *memEnd) ID() string    { return "memlog" }
+func (d *memEnd) Epoch() uint64 { return d.epoch }
 
-func (d *end) FirstSeq() uint64 {
+func (d *memEnd) FirstSeq() uint64 {
 	d.log.mu.Lock()
 	defer d.log.mu.Unlock()
 	return d.log.firstLocked()
@@ -100,24 +100,24 @@ func (m *MemLog) firstLocked() uint64 {
 	return m.events[0].Seq
 }
 
-func (d *end) LastSeq() uint64 {
+func (d *memEnd) LastSeq() uint64 {
 	d.log.mu.Lock()
 	defer d.log.mu.Unlock()
 	return d.log.last
 }
 
-func (d *end) Live(epoch uint64) bool {
+func (d *memEnd) Live(epoch uint64) bool {
 	d.log.mu.Lock()
 	defer d.log.mu.Unlock()
 	return d.log.live[epoch]
 }
 
-func (d *end) Close() error {
+func (d *memEnd) Close() error {
 	d.log.Kill(d.epoch)
 	return nil
 }
 
-func (d *end) Append(ctx context.Context, events ...wal.Event) (first uint64, err error) {
+func (d *memEnd) Append(ctx context.Context, events ...wal.Event) (first uint64, err error) {
 	if err := usable(ctx); err != nil {
 		return 0, err
 	}
@@ -160,7 +160,7 @@ func (m *MemLog) append(epoch uint64, events []wal.Event) (first uint64, err err
 }
 
 // DropBefore forgets the events below seq, for all ends.
-func (d *end) DropBefore(seq uint64) error {
+func (d *memEnd) DropBefore(seq uint64) error {
 	m := d.log
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -187,7 +187,7 @@ func (m *MemLog) findLocked(seq uint64) (int, bool) {
 	})
 }
 
-func (d *end) At(ctx context.Context, seq uint64) (wal.Event, error) {
+func (d *memEnd) At(ctx context.Context, seq uint64) (wal.Event, error) {
 	if err := usable(ctx); err != nil {
 		return wal.Event{}, err
 	}
@@ -214,7 +214,7 @@ func copied(e wal.Event) wal.Event {
 
 // next returns the first event at seq or behind it; or else a channel that is closed when there may be one. seq 0 is the
 // first that is there.
-func (d *end) next(seq uint64) (wal.Event, <-chan struct{}, error) {
+func (d *memEnd) next(seq uint64) (wal.Event, <-chan struct{}, error) {
 	m := d.log
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -233,7 +233,7 @@ func (d *end) next(seq uint64) (wal.Event, <-chan struct{}, error) {
 	return wal.Event{}, m.changed, nil
 }
 
-func (d *end) Events(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+func (d *memEnd) Events(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
 	last := d.LastSeq()
 	return func(yield func(wal.Event, error) bool) {
 		for seq := from; ; {
@@ -255,7 +255,7 @@ func (d *end) Events(ctx context.Context, from uint64) iter.Seq2[wal.Event, erro
 	}
 }
 
-func (d *end) Follow(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+func (d *memEnd) Follow(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
 	return func(yield func(wal.Event, error) bool) {
 		for seq := from; ; {
 			e, err := d.await(ctx, seq)
@@ -268,7 +268,7 @@ func (d *end) Follow(ctx context.Context, from uint64) iter.Seq2[wal.Event, erro
 }
 
 // await returns the first event at seq or behind it, when there is one.
-func (d *end) await(ctx context.Context, seq uint64) (wal.Event, error) {
+func (d *memEnd) await(ctx context.Context, seq uint64) (wal.Event, error) {
 	for {
 		if err := usable(ctx); err != nil {
 			return wal.Event{}, err

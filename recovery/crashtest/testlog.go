@@ -193,7 +193,7 @@ func (t *trial) refusedWith(ctx context.Context, log recovery.Log, what string, 
 		t.Fatalf("%s: Append returned seq %d and no error; want one of %q", what, first, want)
 	}
 	t.check(first == 0, "%s: Append returned seq %d with %q", what, first, err)
-	t.check(matches(err, want), "%s: Append returned %q; want one of %q", what, err, want)
+	t.check(matchesAny(err, want), "%s: Append returned %q; want one of %q", what, err, want)
 	t.check(log.LastSeq() == last, "%s: Append was refused, and LastSeq went from %d to %d", what, last, log.LastSeq())
 	t.same(t.all(log), before, "%s: what is there after Append was refused", what)
 }
@@ -239,7 +239,7 @@ func difference(got, want wal.Event) string {
 	}{
 		{"Seq", got.Seq, want.Seq}, {"Prev", got.Prev, want.Prev}, {"Epoch", got.Epoch, want.Epoch},
 		{"Type", got.Type, want.Type}, {"JobID", got.JobID, want.JobID}, {"Capability", got.Capability, want.Capability},
-		{"Args", shown(got.Args), shown(want.Args)}, {"Output", shown(got.Output), shown(want.Output)},
+		{"Args", presence(got.Args), presence(want.Args)}, {"Output", presence(got.Output), presence(want.Output)},
 		{"Error", got.Error, want.Error}, {"Problem", got.Problem, want.Problem},
 		{"Time", got.Time.UTC().String(), want.Time.UTC().String()},
 	} {
@@ -250,8 +250,8 @@ func difference(got, want wal.Event) string {
 	return ""
 }
 
-// shown keeps no payload at all apart from an empty one.
-func shown(raw json.RawMessage) string {
+// presence keeps no payload at all apart from an empty one.
+func presence(raw json.RawMessage) string {
 	if raw == nil {
 		return "absent"
 	}

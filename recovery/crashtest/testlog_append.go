@@ -31,7 +31,7 @@ var appendParts = []logPart{
 	{"a nil context is refused", testNilContext},
 }
 
-func matches(err error, any []error) bool {
+func matchesAny(err error, any []error) bool {
 	return slices.ContainsFunc(any, func(target error) bool { return errors.Is(err, target) })
 }
 
@@ -95,8 +95,8 @@ func testGroups(t *trial) {
 	t.same(t.all(log)[before:], whole, "a group of 250, in the log opened again")
 }
 
-// payloads are what must come back as it went in.
-var payloads = map[string]string{
+// keptPayloads are what must come back as it went in.
+var keptPayloads = map[string]string{
 	"null":          `null`,
 	"false":         `false`,
 	"zero":          `0`,
@@ -129,10 +129,10 @@ func testPayloads(t *trial) {
 		{Type: "about_the_log", Output: json.RawMessage(`{}`)},
 		{Type: wal.JobFailed, JobID: " '\"\\<>&  ", Error: "\x00\t\n\"\\\u2028 <é>  "},
 	}
-	for _, name := range sortedKeys(payloads) {
+	for _, name := range sortedKeys(keptPayloads) {
 		given = append(given,
-			wal.Event{Type: wal.JobSubmitted, JobID: "args " + name, Args: json.RawMessage(payloads[name])},
-			wal.Event{Type: wal.JobCompleted, JobID: "output " + name, Output: json.RawMessage(payloads[name])})
+			wal.Event{Type: wal.JobSubmitted, JobID: "args " + name, Args: json.RawMessage(keptPayloads[name])},
+			wal.Event{Type: wal.JobCompleted, JobID: "output " + name, Output: json.RawMessage(keptPayloads[name])})
 	}
 	first := t.append(log, given...)
 	back := t.all(log)

@@ -151,8 +151,8 @@ func testClose(t *trial) {
 	t.same(t.all(t.open()), before, "the log opened again")
 }
 
-// batch is one append of a goroutine beside others, and what came of it.
-type batch struct {
+// attempt is one append of a goroutine beside others, and what came of it.
+type attempt struct {
 	events []wal.Event
 	first  uint64
 	err    error
@@ -168,7 +168,7 @@ func unique(worker, turn, n int) (events []wal.Event) {
 
 // hammer appends with several goroutines until each has met an error, calls stop when some appends have succeeded, and
 // returns all that was tried.
-func (t *trial) hammer(log recovery.Log, stop func()) (batches []batch) {
+func (t *trial) hammer(log recovery.Log, stop func()) (batches []attempt) {
 	const workers, enough = 8, 40
 	var mu sync.Mutex
 	succeeded, reached := 0, make(chan struct{})
@@ -176,7 +176,7 @@ func (t *trial) hammer(log recovery.Log, stop func()) (batches []batch) {
 	for w := range workers {
 		all.Go(func() {
 			for turn, failed := 0, false; !failed; turn++ {
-				b := batch{events: unique(w, turn, 1+turn%3)}
+				b := attempt{events: unique(w, turn, 1+turn%3)}
 				b.first, b.err = log.Append(t.ctx, b.events...)
 				failed = b.err != nil
 				mu.Lock()
@@ -204,7 +204,7 @@ func (t *trial) hammer(log recovery.Log, stop func()) (batches []batch) {
 }
 
 // settled: what succeeded is there, what failed is not, and nothing else is.
-func (t *trial) settled(all []wal.Event, batches []batch, unknown error) {
+func (t *trial) settled(all []wal.Event, batches []attempt, unknown error) {
 	t.Helper()
 	at := make(map[uint64]wal.Event)
 	for _, e := range all {
@@ -294,10 +294,10 @@ func testConcurrent(t *trial) {
 			}
 		}
 	})}
-	batches, errs := make([][]batch, workers), make([]error, workers)
+	batches, errs := make([][]attempt, workers), make([]error, workers)
 	var all sync.WaitGroup
 	for w := range workers {
-		all.Go(func() { batches[w], errs[w] = life(t.ctx, log, w, turns) })
+		all.Go(func() { batches[w], errs[w] = oneLife(t.ctx, log, w, turns) })
 	}
 	all.Wait()
 	t.must(errors.Join(errs...), "appends beside each other")
@@ -315,11 +315,11 @@ func testConcurrent(t *trial) {
 	t.same(t.all(t.reopen(log)), events, "the log opened again")
 }
 
-// life appends, turn by turn, the next event of one job with others behind it, and reads back what it wrote.
-func life(ctx context.Context, log recovery.Log, worker, turns int) (batches []batch, err error) {
+// oneLife appends, turn by turn, the next event of one job with others behind it, and reads back what it wrote.
+func oneLife(ctx context.Context, log recovery.Log, worker, turns int) (batches []attempt, err error) {
 	head := wal.Event{Type: "step", JobID: fmt.Sprint("life ", worker)}
 	for turn := range turns {
-		b := batch{events: append([]wal.Event{head}, unique(worker, turn, turn%4)...)}
+		b := attempt{events: append([]wal.Event{head}, unique(worker, turn, turn%4)...)}
 		if b.first, err = log.Append(ctx, b.events...); err != nil {
 			return nil, err
 		}
@@ -349,7 +349,7 @@ func withoutLives(events []wal.Event) (rest []wal.Event) {
 	return rest
 }
 
-func withoutHeads(batches []batch) []batch {
+func withoutHeads(batches []attempt) []attempt {
 	for i := range batches {
 		batches[i].events = batches[i].events[1:]
 		batches[i].first++

@@ -130,7 +130,7 @@ func (b *bent) LastSeq() uint64             { return b.last() }
 func (b *bent) Epoch() uint64               { return b.epoch() }
 func (b *bent) Live(epoch uint64) bool      { return b.live(epoch) }
 func (b *bent) Close() error                { return b.close() }
-func (b *bent) DropBefore(seq uint64) error { return b.Log.(*end).DropBefore(seq) }
+func (b *bent) DropBefore(seq uint64) error { return b.Log.(*memEnd).DropBefore(seq) }
 
 func straight(good recovery.Log, m *memory) *bent {
 	return &bent{
@@ -226,58 +226,58 @@ func afterReopen(b *bent, edit func(*wal.Event)) {
 	}
 }
 
-// The parts that saboteurs below are to be caught by.
+// The parts that the bad logs below are to be caught by.
 const (
-	empty      = "an empty log is empty"
-	seqs       = "append returns the first seq and seqs are dense"
-	order      = "events come back in order as they were given"
-	groups     = "groups are all or none"
-	fidelity   = "payloads are kept byte for byte"
-	callers    = "the caller's events are neither changed nor kept"
-	times      = "time is set when zero and kept when given"
-	prevs      = "prev of a job's later events in a group is set"
-	conflicts  = "a wrong prev is a conflict and nothing is written"
-	notAnEvent = "what is not an event is refused and nothing is written"
-	tooLarge   = "what is too large is refused and nothing is written"
-	nothing    = "an append of nothing is refused"
-	doneCtx    = "a context that is done means nothing is written"
-	nilCtx     = "a nil context is refused"
-	eventsFrom = "events from anywhere are the rest of the log"
-	eventsEnd  = "events end where the log ended at the call"
-	eventsAny  = "events can be broken off and begun again"
-	at         = "at finds each event and nothing else"
-	yielded    = "what is yielded is the caller's"
-	drops      = "what was dropped is dropped for all"
-	follows    = "follow yields history and then what comes"
-	beyond     = "follow from beyond the end waits for it"
-	followers  = "followers beside each other miss nothing"
-	standstill = "a follower that stands still holds nobody up"
-	followCtx  = "follow ends with its context"
-	shownThere = "what a follower saw is there"
-	reopened   = "opened again the log is the same byte for byte"
-	named      = "the log keeps its name"
-	epochs     = "each opening has an epoch of its own that lives until it is closed"
-	second     = "a second writer is refused"
-	writers    = "writers beside each other see all events"
-	closing    = "close is final and can be repeated"
-	closeMeets = "close meets appends and follows and leaves nothing behind"
-	concurrent = "appends of many goroutines keep to themselves"
-	crash      = "what was acknowledged or shown survives a crash"
-	engineRuns = "an engine takes jobs through their lives"
-	engineStay = "an engine parks what it cannot read and goes on"
-	engineRace = "engines beside each other lose races with a conflict"
+	byEmpty      = "an empty log is empty"
+	bySeqs       = "append returns the first seq and seqs are dense"
+	byOrder      = "events come back in order as they were given"
+	byGroups     = "groups are all or none"
+	byFidelity   = "payloads are kept byte for byte"
+	byCallers    = "the caller's events are neither changed nor kept"
+	byTimes      = "time is set when zero and kept when given"
+	byPrevs      = "prev of a job's later events in a group is set"
+	byConflicts  = "a wrong prev is a conflict and nothing is written"
+	byNotAnEvent = "what is not an event is refused and nothing is written"
+	byTooLarge   = "what is too large is refused and nothing is written"
+	byNothing    = "an append of nothing is refused"
+	byDoneCtx    = "a context that is done means nothing is written"
+	byNilCtx     = "a nil context is refused"
+	byEventsFrom = "events from anywhere are the rest of the log"
+	byEventsEnd  = "events end where the log ended at the call"
+	byEventsAny  = "events can be broken off and begun again"
+	byAt         = "at finds each event and nothing else"
+	byYielded    = "what is yielded is the caller's"
+	byDrops      = "what was dropped is dropped for all"
+	byFollows    = "follow yields history and then what comes"
+	byBeyond     = "follow from beyond the end waits for it"
+	byFollowers  = "followers beside each other miss nothing"
+	byStandstill = "a follower that stands still holds nobody up"
+	byFollowCtx  = "follow ends with its context"
+	byShownThere = "what a follower saw is there"
+	byReopened   = "opened again the log is the same byte for byte"
+	byNamed      = "the log keeps its name"
+	byEpochs     = "each opening has an epoch of its own that lives until it is closed"
+	bySecond     = "a second writer is refused"
+	byWriters    = "writers beside each other see all events"
+	byClosing    = "close is final and can be repeated"
+	byCloseMeets = "close meets appends and follows and leaves nothing behind"
+	byConcurrent = "appends of many goroutines keep to themselves"
+	byCrash      = "what was acknowledged or shown survives a crash"
+	byEngineRuns = "an engine takes jobs through their lives"
+	byEngineStay = "an engine parks what it cannot read and goes on"
+	byEngineRace = "engines beside each other lose races with a conflict"
 )
 
-// saboteurs are logs that are wrong in one way each, and the parts that must see it.
-var saboteurs = []struct {
+// badLogs are logs that are wrong in one way each, and the parts that must see it.
+var badLogs = []struct {
 	name string
 	bend func(b *bent)
 	by   []string
 }{
 	{"LastSeq of an empty log is 1", func(b *bent) {
 		b.last = func() uint64 { return max(1, b.Log.LastSeq()) }
-	}, []string{empty}},
-	{"has no ID", func(b *bent) { b.id = func() string { return "" } }, []string{empty, named}},
+	}, []string{byEmpty}},
+	{"has no ID", func(b *bent) { b.id = func() string { return "" } }, []string{byEmpty, byNamed}},
 	{"returns the last seq of a group", func(b *bent) {
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
 			first, err := b.Log.Append(ctx, events...)
@@ -286,20 +286,20 @@ var saboteurs = []struct {
 			}
 			return first + uint64(len(events)) - 1, nil
 		}
-	}, []string{seqs, order}},
+	}, []string{bySeqs, byOrder}},
 	{"reorders a group", func(b *bent) {
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
 			events = slices.Clone(events)
 			slices.Reverse(events)
 			return b.Log.Append(ctx, events...)
 		}
-	}, []string{order, groups}},
+	}, []string{byOrder, byGroups}},
 	{"writes a group event by event", func(b *bent) {
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) { return oneByOne(b, ctx, events) }
-	}, []string{groups, notAnEvent, concurrent}},
+	}, []string{byGroups, byNotAnEvent, byConcurrent}},
 	{"forgets part of a group on reopen", func(b *bent) {
 		b.events = filtered(b.events, func(e wal.Event) bool { return e.Epoch == b.epoch() || e.Seq%250 != 0 })
-	}, []string{groups}},
+	}, []string{byGroups}},
 	{"reads and writes JSON anew", func(b *bent) {
 		b.edit = func(e *wal.Event) {
 			var v any
@@ -307,27 +307,27 @@ var saboteurs = []struct {
 				e.Args, _ = json.Marshal(v)
 			}
 		}
-	}, []string{fidelity}},
+	}, []string{byFidelity}},
 	{"takes null for absent", func(b *bent) {
 		b.edit = func(e *wal.Event) {
 			if bytes.Equal(e.Output, []byte("null")) {
 				e.Output = nil
 			}
 		}
-	}, []string{fidelity}},
+	}, []string{byFidelity}},
 	{"takes absent for null", func(b *bent) {
 		b.edit = func(e *wal.Event) {
 			if e.Args == nil {
 				e.Args = json.RawMessage("null")
 			}
 		}
-	}, []string{fidelity, order}},
+	}, []string{byFidelity, byOrder}},
 	{"keeps white space", func(b *bent) {
 		b.edit = func(e *wal.Event) { e.Args = bytes.ReplaceAll(e.Args, []byte(":["), []byte(": [")) }
-	}, []string{fidelity}},
+	}, []string{byFidelity}},
 	{"trims errors", func(b *bent) {
 		b.edit = func(e *wal.Event) { e.Error = string(bytes.TrimSpace([]byte(e.Error))) }
-	}, []string{fidelity}},
+	}, []string{byFidelity}},
 	{"sets Seq in the caller's events", func(b *bent) {
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
 			first, err := b.Log.Append(ctx, events...)
@@ -336,7 +336,7 @@ var saboteurs = []struct {
 			}
 			return first, err
 		}
-	}, []string{callers}},
+	}, []string{byCallers}},
 	{"keeps the caller's slices", func(b *bent) {
 		m := b.memory
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
@@ -359,10 +359,10 @@ var saboteurs = []struct {
 			}
 			return e, err
 		}
-	}, []string{callers}},
+	}, []string{byCallers}},
 	{"does not set Time", func(b *bent) {
 		b.edit = func(e *wal.Event) { e.Time = time.Time{} }
-	}, []string{times}},
+	}, []string{byTimes}},
 	{"overwrites Time", func(b *bent) {
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
 			events = slices.Clone(events)
@@ -371,27 +371,27 @@ var saboteurs = []struct {
 			}
 			return b.Log.Append(ctx, events...)
 		}
-	}, []string{times, callers}},
+	}, []string{byTimes, byCallers}},
 	{"keeps Time to the microsecond", func(b *bent) {
 		b.edit = func(e *wal.Event) { e.Time = e.Time.Truncate(time.Microsecond) }
-	}, []string{times}},
+	}, []string{byTimes}},
 	{"gives Time in a zone", func(b *bent) {
 		b.edit = func(e *wal.Event) { e.Time = e.Time.In(time.FixedZone("", 3600)) }
-	}, []string{times}},
+	}, []string{byTimes}},
 	{"sets Time anew on reopen", func(b *bent) {
 		afterReopen(b, func(e *wal.Event) { e.Time = e.Time.Add(1) })
-	}, []string{times, reopened}},
+	}, []string{byTimes, byReopened}},
 	{"drops a Prev in a group", func(b *bent) {
 		b.edit = func(e *wal.Event) {
 			if e.Prev+1 == e.Seq {
 				e.Prev = 0
 			}
 		}
-	}, []string{prevs, order, groups}},
-	{"takes any Prev", takeAnyPrev, []string{conflicts, writers, engineRace}},
+	}, []string{byPrevs, byOrder, byGroups}},
+	{"takes any Prev", takeAnyPrev, []string{byConflicts, byWriters, byEngineRace}},
 	{"does not name a conflict", func(b *bent) {
 		instead(b, recovery.ErrConflict, errors.New("no"))
-	}, []string{conflicts, writers}},
+	}, []string{byConflicts, byWriters}},
 	{"writes in spite of a conflict", func(b *bent) {
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
 			first, err := b.Log.Append(ctx, events...)
@@ -400,12 +400,12 @@ var saboteurs = []struct {
 			}
 			return first, err
 		}
-	}, []string{conflicts}},
-	{"says yes to what is not an event", func(b *bent) { instead(b, wal.ErrInvalid, nil) }, []string{notAnEvent, nothing, groups}},
+	}, []string{byConflicts}},
+	{"says yes to what is not an event", func(b *bent) { instead(b, wal.ErrInvalid, nil) }, []string{byNotAnEvent, byNothing, byGroups}},
 	{"does not say that events are invalid", func(b *bent) {
 		instead(b, wal.ErrInvalid, errors.New("no"))
-	}, []string{notAnEvent, nothing, nilCtx}},
-	{"does not say what is too large", func(b *bent) { instead(b, wal.ErrTooLarge, wal.ErrInvalid) }, []string{tooLarge}},
+	}, []string{byNotAnEvent, byNothing, byNilCtx}},
+	{"does not say what is too large", func(b *bent) { instead(b, wal.ErrTooLarge, wal.ErrInvalid) }, []string{byTooLarge}},
 	{"takes an append of nothing", func(b *bent) {
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
 			if len(events) == 0 {
@@ -413,12 +413,12 @@ var saboteurs = []struct {
 			}
 			return b.Log.Append(ctx, events...)
 		}
-	}, []string{nothing}},
+	}, []string{byNothing}},
 	{"appends whatever the context says", func(b *bent) {
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
 			return b.Log.Append(detached(ctx), events...)
 		}
-	}, []string{doneCtx, nilCtx}},
+	}, []string{byDoneCtx, byNilCtx}},
 	{"writes, and then looks at the context", func(b *bent) {
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
 			first, err := b.Log.Append(context.WithoutCancel(ctx), events...)
@@ -427,18 +427,18 @@ var saboteurs = []struct {
 			}
 			return first, err
 		}
-	}, []string{doneCtx}},
+	}, []string{byDoneCtx}},
 	{"reads whatever the context says", func(b *bent) {
 		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
 			return b.Log.Events(detached(ctx), from)
 		}
 		b.at = func(ctx context.Context, seq uint64) (wal.Event, error) { return b.Log.At(detached(ctx), seq) }
-	}, []string{doneCtx, nilCtx}},
+	}, []string{byDoneCtx, byNilCtx}},
 	{"follows whatever the context says", func(b *bent) {
 		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
 			return b.Log.Follow(detached(ctx), from)
 		}
-	}, []string{doneCtx, nilCtx, followCtx}},
+	}, []string{byDoneCtx, byNilCtx, byFollowCtx}},
 	{"yields an error and goes on", func(b *bent) {
 		good := b.events
 		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
@@ -450,10 +450,10 @@ var saboteurs = []struct {
 				}
 			}
 		}
-	}, []string{doneCtx, closing}},
+	}, []string{byDoneCtx, byClosing}},
 	{"begins one event later", func(b *bent) {
 		b.events = filtered(b.events, func(e wal.Event) bool { return e.Seq != 7 })
-	}, []string{eventsFrom, reopened}},
+	}, []string{byEventsFrom, byReopened}},
 	{"from 0 yields nothing", func(b *bent) {
 		good := b.events
 		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
@@ -462,7 +462,7 @@ var saboteurs = []struct {
 			}
 			return good(ctx, from)
 		}
-	}, []string{eventsFrom, order}},
+	}, []string{byEventsFrom, byOrder}},
 	{"beyond the end begins at the end", func(b *bent) {
 		events, follow := b.events, b.follow
 		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
@@ -471,12 +471,12 @@ var saboteurs = []struct {
 		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
 			return follow(ctx, min(from, b.Log.LastSeq()+1))
 		}
-	}, []string{eventsFrom, beyond}},
+	}, []string{byEventsFrom, byBeyond}},
 	{"Events looks for the end when it gets there", func(b *bent) {
 		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
 			return func(yield func(wal.Event, error) bool) { b.Log.Events(ctx, from)(yield) }
 		}
-	}, []string{eventsEnd}},
+	}, []string{byEventsEnd}},
 	{"Events can be read once", func(b *bent) {
 		good := b.events
 		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
@@ -490,7 +490,7 @@ var saboteurs = []struct {
 				}
 			}
 		}
-	}, []string{eventsAny}},
+	}, []string{byEventsAny}},
 	{"At beyond the end is nothing, and no error", func(b *bent) {
 		b.at = func(ctx context.Context, seq uint64) (wal.Event, error) {
 			e, err := b.Log.At(ctx, seq)
@@ -499,7 +499,7 @@ var saboteurs = []struct {
 			}
 			return e, err
 		}
-	}, []string{empty, at}},
+	}, []string{byEmpty, byAt}},
 	{"At is one off", func(b *bent) {
 		b.at = func(ctx context.Context, seq uint64) (wal.Event, error) {
 			if seq > 1 && seq%3 == 0 {
@@ -507,7 +507,7 @@ var saboteurs = []struct {
 			}
 			return b.Log.At(ctx, seq)
 		}
-	}, []string{at, fidelity, engineRuns}},
+	}, []string{byAt, byFidelity, byEngineRuns}},
 	{"At takes what was never there for dropped", func(b *bent) {
 		b.at = func(ctx context.Context, seq uint64) (wal.Event, error) {
 			e, err := b.Log.At(ctx, seq)
@@ -516,7 +516,7 @@ var saboteurs = []struct {
 			}
 			return e, err
 		}
-	}, []string{at}},
+	}, []string{byAt}},
 	{"At shares what it returns", func(b *bent) {
 		b.at = func(ctx context.Context, seq uint64) (wal.Event, error) {
 			e, err := b.Log.At(ctx, seq)
@@ -525,20 +525,20 @@ var saboteurs = []struct {
 			}
 			return e, err
 		}
-	}, []string{yielded}},
+	}, []string{byYielded}},
 	{"Events shares what it yields", func(b *bent) {
 		b.events = sharing(b.memory, b.events)
-	}, []string{yielded}},
+	}, []string{byYielded}},
 	{"Follow shares what it yields", func(b *bent) {
 		b.follow = sharing(b.memory, b.follow)
-	}, []string{yielded}},
+	}, []string{byYielded}},
 	{"what was dropped is not there, and not an error", func(b *bent) {
 		good := b.events
 		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
 			return good(ctx, max(from, b.Log.FirstSeq()))
 		}
-	}, []string{drops}},
-	{"FirstSeq forgets what was dropped", func(b *bent) { b.first = func() uint64 { return 1 } }, []string{drops}},
+	}, []string{byDrops}},
+	{"FirstSeq forgets what was dropped", func(b *bent) { b.first = func() uint64 { return 1 } }, []string{byDrops}},
 	{"Follow yields the first live event twice", func(b *bent) {
 		good := b.follow
 		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
@@ -551,21 +551,21 @@ var saboteurs = []struct {
 				}
 			}
 		}
-	}, []string{follows, followers}},
+	}, []string{byFollows, byFollowers}},
 	{"Follow skips the first live event", func(b *bent) {
 		good := b.follow
 		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
 			history := b.Log.LastSeq()
 			return filtered(good, func(e wal.Event) bool { return e.Seq != history+1 })(ctx, from)
 		}
-	}, []string{follows, followers}},
-	{"Follow ends with the history", func(b *bent) { b.follow = b.events }, []string{follows, beyond}},
+	}, []string{byFollows, byFollowers}},
+	{"Follow ends with the history", func(b *bent) { b.follow = b.events }, []string{byFollows, byBeyond}},
 	{"Follow yields no history", func(b *bent) {
 		good := b.follow
 		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
 			return good(ctx, max(from, b.Log.LastSeq()+1))
 		}
-	}, []string{follows, reopened, fidelity}},
+	}, []string{byFollows, byReopened, byFidelity}},
 	{"Follow gives each event to one follower", func(b *bent) {
 		var mu sync.Mutex
 		taken := make(map[uint64]bool)
@@ -575,8 +575,8 @@ var saboteurs = []struct {
 			defer func() { taken[e.Seq] = true }()
 			return !taken[e.Seq]
 		})
-	}, []string{followers, follows}},
-	{"a slow follower loses what its buffer has no room for", func(b *bent) { b.follow = lossy(b.follow) }, []string{standstill}},
+	}, []string{byFollowers, byFollows}},
+	{"a slow follower loses what its buffer has no room for", func(b *bent) { b.follow = lossy(b.follow) }, []string{byStandstill}},
 	{"a slow follower holds up who appends", func(b *bent) {
 		lock, good, read := make(chan struct{}, 1), b.append, b.follow
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
@@ -596,7 +596,7 @@ var saboteurs = []struct {
 				}
 			}
 		}
-	}, []string{standstill}},
+	}, []string{byStandstill}},
 	{"Follow sees its context only when it has to wait", func(b *bent) {
 		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
 			return func(yield func(wal.Event, error) bool) {
@@ -610,7 +610,7 @@ var saboteurs = []struct {
 				b.Log.Follow(ctx, next)(yield)
 			}
 		}
-	}, []string{followCtx, doneCtx}},
+	}, []string{byFollowCtx, byDoneCtx}},
 	{"Follow ends without saying why", func(b *bent) {
 		good := b.follow
 		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
@@ -622,29 +622,29 @@ var saboteurs = []struct {
 				}
 			}
 		}
-	}, []string{followCtx, closing, doneCtx}},
+	}, []string{byFollowCtx, byClosing, byDoneCtx}},
 	{"LastSeq lags behind", func(b *bent) {
 		b.last = func() uint64 { return max(1, b.Log.LastSeq()) - 1 }
-	}, []string{shownThere, seqs}},
+	}, []string{byShownThere, bySeqs}},
 	{"forgets the last event on reopen", func(b *bent) {
 		b.events = filtered(b.events, func(e wal.Event) bool { return e.Epoch == b.epoch() || e.Seq%40 != 0 })
-	}, []string{reopened, concurrent}},
-	{"forgets Prev on reopen", func(b *bent) { afterReopen(b, func(e *wal.Event) { e.Prev = 0 }) }, []string{reopened, groups}},
+	}, []string{byReopened, byConcurrent}},
+	{"forgets Prev on reopen", func(b *bent) { afterReopen(b, func(e *wal.Event) { e.Prev = 0 }) }, []string{byReopened, byGroups}},
 	{"has a new name on reopen", func(b *bent) {
 		id := fmt.Sprint(rand.Uint64())
 		b.id = func() string { return id }
-	}, []string{named, writers}},
+	}, []string{byNamed, byWriters}},
 	{"has one epoch for ever", func(b *bent) {
 		b.epoch = func() uint64 { return 1 }
 		b.edit = func(e *wal.Event) { e.Epoch = 1 }
-	}, []string{epochs, writers}},
-	{"says that all live for ever", func(b *bent) { b.live = func(uint64) bool { return true } }, []string{epochs, writers, engineRuns, engineRace}},
+	}, []string{byEpochs, byWriters}},
+	{"says that all live for ever", func(b *bent) { b.live = func(uint64) bool { return true } }, []string{byEpochs, byWriters, byEngineRuns, byEngineRace}},
 	{"says that only its own lives", func(b *bent) {
 		b.live = func(epoch uint64) bool { return epoch == b.Log.Epoch() }
-	}, []string{writers, engineRace}},
+	}, []string{byWriters, byEngineRace}},
 	{"events have the epoch of the reader", func(b *bent) {
 		b.edit = func(e *wal.Event) { e.Epoch = b.Log.Epoch() }
-	}, []string{reopened, writers, engineRuns}},
+	}, []string{byReopened, byWriters, byEngineRuns}},
 	{"can be closed once", func(b *bent) {
 		var mu sync.Mutex
 		closed := false
@@ -657,11 +657,11 @@ var saboteurs = []struct {
 			closed = true
 			return b.Log.Close()
 		}
-	}, []string{closing}},
-	{"is not closed by Close", func(b *bent) { b.close = func() error { return nil } }, []string{closing, epochs}},
+	}, []string{byClosing}},
+	{"is not closed by Close", func(b *bent) { b.close = func() error { return nil } }, []string{byClosing, byEpochs}},
 	{"Close leaves a goroutine", func(b *bent) {
 		go func() { <-b.memory.released }()
-	}, []string{closeMeets}},
+	}, []string{byCloseMeets}},
 	{"says closed, and has written", func(b *bent) {
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
 			first, err := b.Log.Append(ctx, events...)
@@ -670,7 +670,7 @@ var saboteurs = []struct {
 			}
 			return first, err
 		}
-	}, []string{closeMeets}},
+	}, []string{byCloseMeets}},
 	{"says written, and is closed", func(b *bent) {
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
 			first, err := b.Log.Append(ctx, events...)
@@ -679,7 +679,7 @@ var saboteurs = []struct {
 			}
 			return first, err
 		}
-	}, []string{closeMeets}},
+	}, []string{byCloseMeets}},
 	{"guesses the seq", func(b *bent) {
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
 			guess := b.Log.LastSeq() + 1
@@ -687,10 +687,10 @@ var saboteurs = []struct {
 			_, err := b.Log.Append(ctx, events...)
 			return guess, err
 		}
-	}, []string{concurrent}},
+	}, []string{byConcurrent}},
 	{"hides events of unknown type", func(b *bent) {
 		b.follow = filtered(b.follow, func(e wal.Event) bool { return e.Type != "job_dreamt" })
-	}, []string{engineStay}},
+	}, []string{byEngineStay}},
 }
 
 // share puts the payloads that were handed out for this event before in the place of its own.
@@ -720,7 +720,7 @@ func sharing(m *memory, read readFunc) readFunc {
 
 func takeAnyPrev(b *bent) {
 	b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
-		log := b.Log.(*end).log
+		log := b.Log.(*memEnd).log
 		for {
 			own := slices.Clone(events)
 			log.mu.Lock()
@@ -770,7 +770,7 @@ func lossy(read readFunc) readFunc {
 // none.
 func TestTestLogHasTeeth(t *testing.T) {
 	catches := make(map[string]int)
-	for _, s := range saboteurs {
+	for _, s := range badLogs {
 		t.Run(s.name, func(t *testing.T) {
 			for _, part := range s.by {
 				catches[part]++
@@ -789,10 +789,10 @@ func TestTestLogHasTeeth(t *testing.T) {
 		open     func() Opener
 		relax    []Relaxation
 	}{
-		{"leaves out seqs", seqs, func() Opener { return &MemLog{Gap: 1} }, []Relaxation{SeveralWriters}},
-		{"lets two writers in", second, func() Opener { return new(MemLog) }, nil},
-		{"does not see conflicts", conflicts, func() Opener { return newOnDisk(wal.Options{MaxEventBytes: 1 << 20}) }, nil},
-		{"acknowledges before it syncs", crash, func() Opener { return newOnDisk(wal.Options{Sync: wal.SyncNever}) }, nil},
+		{"leaves out seqs", bySeqs, func() Opener { return &MemLog{Gap: 1} }, []Relaxation{SeveralWriters}},
+		{"lets two writers in", bySecond, func() Opener { return new(MemLog) }, nil},
+		{"does not see conflicts", byConflicts, func() Opener { return newOnDisk(wal.Options{MaxEventBytes: 1 << 20}) }, nil},
+		{"acknowledges before it syncs", byCrash, func() Opener { return newOnDisk(wal.Options{Sync: wal.SyncNever}) }, nil},
 	} {
 		t.Run(o.name, func(t *testing.T) {
 			catches[o.by]++

@@ -168,8 +168,8 @@ type viewing[P projection.Projection] struct {
 	read  func(P) any
 }
 
-// whole is long enough for every kind of event to meet every state of a job.
-func whole() []told { return tale(1, 800) }
+// wholeTale is long enough for every kind of event to meet every state of a job.
+func wholeTale() []told { return tale(1, 800) }
 
 func (v *viewing[P]) fold(p P, history []told) P {
 	v.Helper()
@@ -227,7 +227,7 @@ func (v *viewing[P]) testName() {
 	if name == "" {
 		v.Fatalf("the name is empty")
 	}
-	v.fold(p, whole())
+	v.fold(p, wholeTale())
 	for _, other := range []string{p.Name(), v.empty().Name()} {
 		if other != name {
 			v.Fatalf("the name was %q and is %q", name, other)
@@ -242,14 +242,14 @@ func (v *viewing[P]) testTaken() {
 }
 
 func (v *viewing[P]) testSame() {
-	want := v.of(whole())
+	want := v.of(wholeTale())
 	for range 8 { // the order of a map is another one each time
-		v.same(v.of(whole()), want, "the same history again")
+		v.same(v.of(wholeTale()), want, "the same history again")
 	}
 }
 
 func (v *viewing[P]) testReading() {
-	history := whole()
+	history := wholeTale()
 	want := v.of(history)
 	for _, every := range []int{1, 7, 100} {
 		p := v.empty()
@@ -264,7 +264,7 @@ func (v *viewing[P]) testReading() {
 }
 
 func (v *viewing[P]) testRead() {
-	history, p := whole(), v.empty()
+	history, p := wholeTale(), v.empty()
 	var reads []any
 	for i := range history {
 		if i%100 == 0 {
@@ -278,7 +278,7 @@ func (v *viewing[P]) testRead() {
 }
 
 func (v *viewing[P]) testEvents() {
-	history := whole()
+	history := wholeTale()
 	p := v.empty()
 	for _, x := range history {
 		e := copied(x.event)
@@ -293,7 +293,7 @@ func (v *viewing[P]) testEvents() {
 }
 
 func (v *viewing[P]) testInstances() {
-	one, two := whole(), tale(2, 800)
+	one, two := wholeTale(), tale(2, 800)
 	a, b, unfed := v.empty(), v.empty(), v.read(v.empty())
 	for i := range one {
 		v.fold(a, one[i:i+1])
@@ -305,7 +305,7 @@ func (v *viewing[P]) testInstances() {
 }
 
 func (v *viewing[P]) testBeside() {
-	history, p := whole(), v.empty()
+	history, p := wholeTale(), v.empty()
 	done := make(chan struct{})
 	var readers sync.WaitGroup
 	for range 2 {
@@ -369,7 +369,7 @@ func (v *viewing[P]) loaded(snapshot []byte) P {
 }
 
 func (v *viewing[P]) testSnapshot() {
-	history := whole()
+	history := wholeTale()
 	want := v.of(history)
 	for _, cut := range []int{0, 1, 33, 400, len(history)} {
 		p := v.fold(v.empty(), history[:cut])
@@ -384,7 +384,7 @@ func (v *viewing[P]) testSnapshot() {
 }
 
 func (v *viewing[P]) testMoment() {
-	history := whole()
+	history := wholeTale()
 	for _, cut := range []int{0, 50, 400} {
 		want := v.of(history[:cut])
 		p := v.fold(v.empty(), history[:cut])
@@ -409,7 +409,7 @@ func (v *viewing[P]) testMoment() {
 func (v *viewing[P]) testVersion() {
 	p := v.empty()
 	version := v.snapshots(p).Version()
-	v.fold(p, whole())
+	v.fold(p, wholeTale())
 	for _, other := range []P{p, v.empty(), v.loaded(v.saved(v.freeze(p)))} {
 		if got := v.snapshots(other).Version(); got != version {
 			v.Fatalf("the version was %d and is %d", version, got)
@@ -432,7 +432,7 @@ func (d *fullDisk) Write(p []byte) (int, error) {
 }
 
 func (v *viewing[P]) testSave() {
-	p := v.fold(v.empty(), whole())
+	p := v.fold(v.empty(), wholeTale())
 	size := len(v.saved(v.freeze(p)))
 	for _, room := range []int{0, size / 2, size - 1} {
 		save := v.freeze(p)
@@ -441,15 +441,15 @@ func (v *viewing[P]) testSave() {
 			v.Fatalf("saving %d bytes where there is room for %d returned %v", size, room, err)
 		}
 	}
-	v.same(v.read(p), v.of(whole()), "after snapshots that could not be written")
+	v.same(v.read(p), v.of(wholeTale()), "after snapshots that could not be written")
 }
 
 func (v *viewing[P]) testDamaged() {
-	history := whole()
+	history := wholeTale()
 	want := v.of(history)
 	half := v.fold(v.empty(), history[:400])
 	snapshot, state := v.saved(v.freeze(half)), v.read(half)
-	for _, n := range cuts(len(snapshot)) {
+	for _, n := range cutPoints(len(snapshot)) {
 		p, err := v.load(bytes.NewReader(snapshot[:n]))
 		if err == nil { // what was cut off may be what nobody misses, as a last newline
 			v.same(v.read(p), state, "Load took the first %d bytes of a snapshot of %d", n, len(snapshot))
@@ -476,8 +476,8 @@ func (v *viewing[P]) testDamaged() {
 	}
 }
 
-// cuts are some places short of n: all of the first and last, and some between.
-func cuts(n int) (at []int) {
+// cutPoints are some places short of n: all of the first and last, and some between.
+func cutPoints(n int) (at []int) {
 	for i := 0; i < n; i++ {
 		if i < 8 || i > n-8 || i%(n/16+1) == 0 {
 			at = append(at, i)

@@ -286,7 +286,7 @@ func TestTestProjectionHasTeeth(t *testing.T) {
 // The tale that projections are tested with has everything in it that is to be met.
 func TestTaleHasEverything(t *testing.T) {
 	met := make(map[string]int)
-	for _, x := range whole() {
+	for _, x := range wholeTale() {
 		switch {
 		case x.event.JobID == "":
 			met["no job"]++
@@ -305,5 +305,5 @@ func TestTaleHasEverything(t *testing.T) {
 		"job_validated", "job_started", "job_completed", "job_failed", "job_rolled_back"} {
 		require.Positive(t, met[what], what)
 	}
-	require.Equal(t, whole(), whole(), "one seed, one tale")
+	require.Equal(t, wholeTale(), wholeTale(), "one seed, one tale")
 }
