@@ -81,7 +81,7 @@ func (p logPart) run(tb rapid.TB, open func() Opener, relax []Relaxation) {
 }
 
 // patience is how long something may take that ought to come at once, before the part fails.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // A trial is one part at work on one log.
 type trial struct {

@@ -23,6 +23,7 @@ var openParts = []logPart{
 	{"writers beside each other see all events", testWriters},
 	{"close is final and can be repeated", testClose},
 	{"close meets appends and follows and leaves nothing behind", testCloseMeets},
+	{"a context that ends during an append leaves no doubt", testCancelled},
 	{"appends of many goroutines keep to themselves", testConcurrent},
 	{"what was acknowledged or shown survives a crash", testCrash},
 }
@@ -270,6 +271,31 @@ func testCloseMeets(t *trial) {
 		left = goroutines(name)
 	}
 	t.check(left == 0, "%d goroutines are left after Close", left)
+}
+
+func testCancelled(t *trial) {
+	log := t.open()
+	var attempts []attempt
+	var unknown error
+	for turn := range 60 {
+		ctx, cancel := context.WithCancel(t.ctx)
+		go cancel()
+		a := attempt{events: unique(0, turn, 1+turn%3)}
+		a.first, a.err = log.Append(ctx, a.events...)
+		<-ctx.Done()
+		ok := a.err == nil || errors.Is(a.err, context.Canceled)
+		if t.may(UnknownOutcomes) && errors.Is(a.err, wal.ErrOutcomeUnknown) {
+			unknown, ok = wal.ErrOutcomeUnknown, true
+		}
+		t.check(ok, "an append whose context ended meanwhile returned %v; want nil or %q", a.err, context.Canceled)
+		attempts = append(attempts, a)
+	}
+	t.append(log, t.submitted())
+	for range 2 {
+		all := t.all(log)
+		t.settled(all[:len(all)-1], attempts, unknown)
+		log = t.reopen(log)
+	}
 }
 
 // goroutines counts those with the label.

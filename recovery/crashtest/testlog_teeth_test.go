@@ -261,6 +261,7 @@ const (
 	byWriters    = "writers beside each other see all events"
 	byClosing    = "close is final and can be repeated"
 	byCloseMeets = "close meets appends and follows and leaves nothing behind"
+	byCancelled  = "a context that ends during an append leaves no doubt"
 	byConcurrent = "appends of many goroutines keep to themselves"
 	byCrash      = "what was acknowledged or shown survives a crash"
 	byEngineRuns = "an engine takes jobs through their lives"
@@ -428,6 +429,17 @@ var badLogs = []struct {
 			return first, err
 		}
 	}, []string{byDoneCtx}},
+	{"leaves an append to itself when its context ends", func(b *bent) {
+		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+			first, err := b.Log.Append(context.WithoutCancel(ctx), events...)
+			select {
+			case <-ctx.Done():
+				return 0, ctx.Err()
+			case <-time.After(time.Millisecond):
+				return first, err
+			}
+		}
+	}, []string{byCancelled, byDoneCtx}},
 	{"reads whatever the context says", func(b *bent) {
 		b.events = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
 			return b.Log.Events(detached(ctx), from)
@@ -808,6 +820,44 @@ func TestTestLogHasTeeth(t *testing.T) {
 		delete(catches, p.name)
 	}
 	require.Empty(t, catches, "no such parts")
+}
+
+// What a part refuses, the relaxation of that name allows; and the rest of the promise still holds.
+func TestRelaxations(t *testing.T) {
+	unsure := func() Opener {
+		return bender{newMemLog(), new(memory), func(b *bent) {
+			b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
+				first, err := b.Log.Append(ctx, events...)
+				if errors.Is(err, wal.ErrClosed) || err == nil && first > 130 {					return 0, wal.ErrOutcomeUnknown
+				}
+				return first, err
+			}
+		}}
+	}
+	for _, r := range []struct {
+		relax Relaxation
+		part  string
+		open  func() Opener
+		more  []Relaxation
+	}{
+		{SparseSeqs, bySeqs, func() Opener { return &MemLog{Gap: 1} }, []Relaxation{SeveralWriters}},
+		{SparseSeqs, byReopened, func() Opener { return &MemLog{Gap: 5} }, []Relaxation{SeveralWriters}},
+		{NoConflicts, byConflicts, func() Opener { return newOnDisk(wal.Options{MaxEventBytes: 1 << 20}) }, nil},
+		{UnknownOutcomes, byCloseMeets, unsure, []Relaxation{SeveralWriters}},
+	} {
+		t.Run(string(r.relax), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				require.True(t, runPart(t, r.part, r.open, r.more...).failed, "relaxed, though nobody said so")
+				with := runPart(t, r.part, r.open, append(r.more, r.relax)...)
+				require.False(t, with.failed, with.text)
+				require.False(t, with.skipped, with.text)
+			})
+		})
+	}
+	for _, part := range []string{byWriters, byEngineRace} {
+		require.True(t, runPart(t, part, func() Opener { return newMemLog() }).skipped, "needs several writers")
+	}
+	require.True(t, runPart(t, bySecond, func() Opener { return newMemLog() }, SeveralWriters).skipped)
 }
 
 func runPart(t *testing.T, name string, open func() Opener, relax ...Relaxation) *recorder {
