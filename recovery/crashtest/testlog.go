@@ -31,7 +31,8 @@ type OpenerFunc func(ctx context.Context) (recovery.Log, error)
 // Open calls f.
 func (f OpenerFunc) Open(ctx context.Context) (recovery.Log, error) { return f(ctx) }
 
-// A Relaxation is the name of something that a log need not do. Without any, a log does all that one in a directory does.
+// A Relaxation is the name of something that a log need not do. Without any, a log does all that the interface asks
+// for, and dense seqs and one writer at a time besides.
 type Relaxation string
 
 const (
@@ -298,8 +299,8 @@ func (t *trial) group(n int) (events []wal.Event) {
 	return events
 }
 
-// stored returns events as they must come back, given where the append put them: all but Time where that was zero, which
-// is taken from what came back.
+// stored returns events as they must come back, given where the append put them. Time, where it was zero, is taken from
+// what came back.
 func stored(given []wal.Event, first, epoch uint64, back []wal.Event) []wal.Event {
 	want, newest := copies(given), make(map[string]uint64)
 	for i := range want {

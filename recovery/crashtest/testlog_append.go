@@ -233,7 +233,9 @@ func testPrevInGroup(t *trial) {
 	first := t.append(log, given...)
 	back := t.all(log)
 	t.same(back, stored(given, first, log.Epoch(), back), "two jobs in one group")
-	given = []wal.Event{next(a, wal.JobCompleted, first+6), next(a, wal.JobRolledBack, 0), next(b, wal.JobRolledBack, first+4)}
+	given = []wal.Event{
+		next(a, wal.JobCompleted, first+6), next(a, wal.JobRolledBack, 0), next(b, wal.JobRolledBack, first+4),
+	}
 	more := t.append(log, given...)
 	back = t.from(log, more)
 	t.same(back, stored(given, more, log.Epoch(), back), "the same jobs in a later group")

@@ -92,7 +92,9 @@ func testEngine(t *trial) {
 	t.check(errors.Is(err, statemachine.ErrTransition), "Start of a job that was only submitted returned %v", err)
 	t.check(len(e.Interrupted()) == 0, "jobs are interrupted while their engine is at work: %v", e.Interrupted())
 
-	want := []statemachine.State{statemachine.Completed, statemachine.RolledBack, statemachine.Submitted, statemachine.Started}
+	want := []statemachine.State{
+		statemachine.Completed, statemachine.RolledBack, statemachine.Submitted, statemachine.Started,
+	}
 	before := slices.Collect(e.Jobs(projection.Query{}))
 	for range 2 {
 		t.lives(e, before, want)
@@ -142,12 +144,14 @@ func (t *trial) lives(e *recovery.Engine, jobs []statemachine.Job, states []stat
 
 func testEngineParks(t *trial) {
 	log := t.open()
-	first := t.append(log, wal.Event{Type: wal.JobSubmitted, JobID: "parked"}, wal.Event{Type: "job_dreamt", JobID: "parked"})
+	first := t.append(log,
+		wal.Event{Type: wal.JobSubmitted, JobID: "parked"}, wal.Event{Type: "job_dreamt", JobID: "parked"})
 	t.append(log, wal.Event{Type: wal.JobSubmitted, JobID: "healthy"}, wal.Event{Type: "about_the_log"})
 	t.close(log)
 	e, _, _ := t.engine()
 	parked, _ := e.Job("parked")
-	t.check(parked.Parked != "" && parked.ParkedSeq == first+1, "a job with an unknown event is not parked by it: %+v", parked)
+	t.check(parked.Parked != "" && parked.ParkedSeq == first+1,
+		"a job with an unknown event is not parked by it: %+v", parked)
 	_, err := e.Validate(t.ctx, "parked")
 	t.check(err != nil, "a parked job took a command")
 	t.do(e, recovery.Validate("healthy"))
@@ -208,7 +212,8 @@ func testEngines(t *trial) {
 		both.Wait()
 		t.check((errs[0] == nil) != (errs[1] == nil), "two engines raced for a job's last step: %v", errs)
 		lost := errors.Join(errs...)
-		t.check(errors.Is(lost, recovery.ErrConflict) || errors.Is(lost, statemachine.ErrTransition), "the loser got %v", lost)
+		t.check(errors.Is(lost, recovery.ErrConflict) || errors.Is(lost, statemachine.ErrTransition),
+			"the loser got %v", lost)
 		t.arrives(sawA, log.LastSeq())
 		t.arrives(sawB, log.LastSeq())
 		one, _ := a.Job(id)

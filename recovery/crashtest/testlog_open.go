@@ -221,8 +221,8 @@ func (t *trial) settled(all []wal.Event, batches []attempt, unknown error) {
 		for i, e := range b.events {
 			there += jobs[e.JobID]
 			if b.err == nil {
-				got := at[b.first+uint64(i)]
-				t.check(got.JobID == e.JobID, "seq %d was acknowledged as job %q and is job %q", b.first+uint64(i), e.JobID, got.JobID)
+				seq := b.first + uint64(i)
+				t.check(at[seq].JobID == e.JobID, "seq %d was acknowledged as job %q and is job %q", seq, e.JobID, at[seq].JobID)
 			}
 		}
 		switch {

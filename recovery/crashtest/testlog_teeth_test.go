@@ -402,11 +402,15 @@ var badLogs = []struct {
 			return first, err
 		}
 	}, []string{byConflicts}},
-	{"says yes to what is not an event", func(b *bent) { instead(b, wal.ErrInvalid, nil) }, []string{byNotAnEvent, byNothing, byGroups}},
+	{"says yes to what is not an event", func(b *bent) {
+		instead(b, wal.ErrInvalid, nil)
+	}, []string{byNotAnEvent, byNothing, byGroups}},
 	{"does not say that events are invalid", func(b *bent) {
 		instead(b, wal.ErrInvalid, errors.New("no"))
 	}, []string{byNotAnEvent, byNothing, byNilCtx}},
-	{"does not say what is too large", func(b *bent) { instead(b, wal.ErrTooLarge, wal.ErrInvalid) }, []string{byTooLarge}},
+	{"does not say what is too large", func(b *bent) {
+		instead(b, wal.ErrTooLarge, wal.ErrInvalid)
+	}, []string{byTooLarge}},
 	{"takes an append of nothing", func(b *bent) {
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
 			if len(events) == 0 {
@@ -828,7 +832,8 @@ func TestRelaxations(t *testing.T) {
 		return bender{newMemLog(), new(memory), func(b *bent) {
 			b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
 				first, err := b.Log.Append(ctx, events...)
-				if errors.Is(err, wal.ErrClosed) || err == nil && first > 130 {					return 0, wal.ErrOutcomeUnknown
+				if errors.Is(err, wal.ErrClosed) || err == nil && first > 130 {
+					return 0, wal.ErrOutcomeUnknown
 				}
 				return first, err
 			}
