@@ -124,7 +124,9 @@ func TestMemLogFollowerInAGapMissesNothing(t *testing.T) {
 // Whatever is appended, MemLog answers as a log on disk does, but that it also sees conflicts.
 func TestMemLogAnswersAsALogOnDiskDoes(t *testing.T) {
 	types := []wal.EventType{wal.JobSubmitted, wal.JobFailed, "note", "", wal.EventLost, "a\nb"}
-	payloads := []json.RawMessage{nil, json.RawMessage(` [1, 2] `), json.RawMessage("null"), json.RawMessage("{"), json.RawMessage(`{"a":1,"a":2}`)}
+	payloads := []json.RawMessage{
+		nil, json.RawMessage(` [1, 2] `), json.RawMessage("null"), json.RawMessage("{"), json.RawMessage(`{"a":1,"a":2}`),
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		ctx, opts := context.Background(), wal.Options{Now: func() time.Time { return time.Unix(1_700_000_000, 1) }}
 		memory, err := (&crashtest.MemLog{WAL: opts}).Open(ctx)
@@ -136,8 +138,9 @@ func TestMemLogAnswersAsALogOnDiskDoes(t *testing.T) {
 		for range rapid.IntRange(1, 10).Draw(t, "appends") {
 			events := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) wal.Event {
 				return wal.Event{
-					Type: rapid.SampledFrom(types).Draw(t, "type"), JobID: rapid.SampledFrom([]string{"a", "b", "", "\xff"}).Draw(t, "job"),
-					Args: rapid.SampledFrom(payloads).Draw(t, "args"), Output: rapid.SampledFrom(payloads[:3]).Draw(t, "output"),
+					Type:  rapid.SampledFrom(types).Draw(t, "type"),
+					JobID: rapid.SampledFrom([]string{"a", "b", "", "\xff"}).Draw(t, "job"),
+					Args:  rapid.SampledFrom(payloads).Draw(t, "args"), Output: rapid.SampledFrom(payloads[:3]).Draw(t, "output"),
 					Time: time.Unix(rapid.Int64Range(0, 5).Draw(t, "time"), 0),
 				}
 			}), 0, 4).Draw(t, "events")

@@ -554,7 +554,9 @@ var badLogs = []struct {
 			return good(ctx, max(from, b.Log.FirstSeq()))
 		}
 	}, []string{byDrops}},
-	{"FirstSeq forgets what was dropped", func(b *bent) { b.first = func() uint64 { return 1 } }, []string{byDrops}},
+	{"FirstSeq forgets what was dropped", func(b *bent) {
+		b.first = func() uint64 { return 1 }
+	}, []string{byDrops}},
 	{"Follow yields the first live event twice", func(b *bent) {
 		good := b.follow
 		b.follow = func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
@@ -592,7 +594,9 @@ var badLogs = []struct {
 			return !taken[e.Seq]
 		})
 	}, []string{byFollowers, byFollows}},
-	{"a slow follower loses what its buffer has no room for", func(b *bent) { b.follow = lossy(b.follow) }, []string{byStandstill}},
+	{"a slow follower loses what its buffer has no room for", func(b *bent) {
+		b.follow = lossy(b.follow)
+	}, []string{byStandstill}},
 	{"a slow follower holds up who appends", func(b *bent) {
 		lock, good, read := make(chan struct{}, 1), b.append, b.follow
 		b.append = func(ctx context.Context, events []wal.Event) (uint64, error) {
@@ -645,7 +649,9 @@ var badLogs = []struct {
 	{"forgets the last event on reopen", func(b *bent) {
 		b.events = filtered(b.events, func(e wal.Event) bool { return e.Epoch == b.epoch() || e.Seq%40 != 0 })
 	}, []string{byReopened, byConcurrent}},
-	{"forgets Prev on reopen", func(b *bent) { afterReopen(b, func(e *wal.Event) { e.Prev = 0 }) }, []string{byReopened, byGroups}},
+	{"forgets Prev on reopen", func(b *bent) {
+		afterReopen(b, func(e *wal.Event) { e.Prev = 0 })
+	}, []string{byReopened, byGroups}},
 	{"has a new name on reopen", func(b *bent) {
 		id := fmt.Sprint(rand.Uint64())
 		b.id = func() string { return id }
@@ -654,7 +660,9 @@ var badLogs = []struct {
 		b.epoch = func() uint64 { return 1 }
 		b.edit = func(e *wal.Event) { e.Epoch = 1 }
 	}, []string{byEpochs, byWriters}},
-	{"says that all live for ever", func(b *bent) { b.live = func(uint64) bool { return true } }, []string{byEpochs, byWriters, byEngineRuns, byEngineRace}},
+	{"says that all live for ever", func(b *bent) {
+		b.live = func(uint64) bool { return true }
+	}, []string{byEpochs, byWriters, byEngineRuns, byEngineRace}},
 	{"says that only its own lives", func(b *bent) {
 		b.live = func(epoch uint64) bool { return epoch == b.Log.Epoch() }
 	}, []string{byWriters, byEngineRace}},
@@ -674,7 +682,9 @@ var badLogs = []struct {
 			return b.Log.Close()
 		}
 	}, []string{byClosing}},
-	{"is not closed by Close", func(b *bent) { b.close = func() error { return nil } }, []string{byClosing, byEpochs}},
+	{"is not closed by Close", func(b *bent) {
+		b.close = func() error { return nil }
+	}, []string{byClosing, byEpochs}},
 	{"Close leaves a goroutine", func(b *bent) {
 		go func() { <-b.memory.released }()
 	}, []string{byCloseMeets}},

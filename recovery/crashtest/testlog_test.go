@@ -45,8 +45,8 @@ func (d *onDisk) Crash() {
 }
 
 func TestTestLogOnCrashfs(t *testing.T) {
-	for name, segment := range map[string]int64{"large segments": wal.DefaultSegmentBytes, "small segments": wal.MinSegmentBytes} {
-		t.Run(name, func(t *testing.T) {
+	for name, segment := range map[string]int64{"large": wal.DefaultSegmentBytes, "small": wal.MinSegmentBytes} {
+		t.Run(name+" segments", func(t *testing.T) {
 			TestLog(t, func(*testing.T) Opener {
 				return newOnDisk(wal.Options{SegmentBytes: segment, MaxEventBytes: 1 << 20})
 			}, NoConflicts)

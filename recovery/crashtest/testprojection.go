@@ -24,8 +24,8 @@ import (
 )
 
 // TestProjection tests whether a read model is one that an engine can keep: it takes every event that a log may hold
-// (parked jobs, unknown types, events about the log itself, clocks that jump), depends on the log alone, keeps nothing that
-// belongs to others, and may be read while it is fed. Each part is a subtest, named by what it proves; run it with the
+// (parked jobs, unknown types, events about the log itself, clocks that jump), depends on the log alone, keeps nothing
+// that belongs to others, and may be read while it is fed. Each part is a subtest, named by what it proves; run it with the
 // race detector, too.
 //
 // empty returns a new projection that has seen nothing. read returns all that it shows, as a value of the caller's own:
@@ -147,7 +147,8 @@ func (g *teller) step(job statemachine.Job) wal.EventType {
 }
 
 func (g *teller) fill(e *wal.Event) {
-	payload := json.RawMessage(fmt.Sprintf(`{"n":%d,"text":%q}`, g.random.IntN(1000), strings.Repeat("é", g.random.IntN(30))))
+	text := strings.Repeat("é", g.random.IntN(30))
+	payload := json.RawMessage(fmt.Sprintf(`{"n":%d,"text":%q}`, g.random.IntN(1000), text))
 	switch e.Type {
 	case wal.JobSubmitted:
 		e.Capability = []string{"", "shell", "file", "Ünïcode"}[g.random.IntN(4)]
