@@ -25,8 +25,8 @@ import (
 
 // TestProjection tests whether a read model is one that an engine can keep: it takes every event that a log may hold
 // (parked jobs, unknown types, events about the log itself, clocks that jump), depends on the log alone, keeps nothing
-// that belongs to others, and may be read while it is fed. Each part is a subtest, named by what it proves; run it with the
-// race detector, too.
+// that belongs to others, and may be read while it is fed. Each part is a subtest, named by what it
+// proves; run it with the race detector, too.
 //
 // empty returns a new projection that has seen nothing. read returns all that it shows, as a value of the caller's own:
 // two of them are compared by [reflect.DeepEqual]. Both are called from several goroutines.
