@@ -14,5 +14,7 @@ type onSimple struct{ *onDisk }
 func (d onSimple) Open(context.Context) (recovery.Log, error) { return OpenSimple(d.faulty, "jobs") }
 
 func TestTestLogOnSimpleLog(t *testing.T) {
-	TestLog(t, func(*testing.T) Opener { return onSimple{newOnDisk(wal.Options{MaxEventBytes: wal.DefaultMaxEventBytes})} })
+	TestLog(t, func(*testing.T) Opener {
+		return onSimple{newOnDisk(wal.Options{MaxEventBytes: wal.DefaultMaxEventBytes})}
+	})
 }
