@@ -7,23 +7,6 @@ import (
 	"github.com/jobwal/jobwal/wal"
 )
 
-// A Relaxation names a rule that another kind of log need not keep.
-type Relaxation string
-
-const (
-	// SparseSeqs: seqs may have gaps, as those of a replicated log that puts entries of its own between. They rise all
-	// the same, and no gap may hide what was acknowledged or shown.
-	SparseSeqs Relaxation = "sparse seqs"
-	// ManyWriters: several engines append side by side, each under an epoch of its own, so that epochs take turns.
-	ManyWriters Relaxation = "many writers"
-	// LostTail: what was acknowledged or shown may be lost in a crash, as with wal.SyncEvery and wal.SyncNever when the
-	// machine dies. What survives is a prefix.
-	LostTail Relaxation = "lost tail"
-	// LateStart: the log's beginning may be gone, as after DropBefore, when nobody called [History.Dropped]. What lies
-	// before the first event that is there is not looked for.
-	LateStart Relaxation = "late start"
-)
-
 // Check holds a log against what its callers know, in one pass, and returns a *[Violation] of the first rule that is
 // broken, nil when there is none, or the log's own error. The rules are those of the constants of [Rule], but for
 // RuleFold and RuleQuarantine.
@@ -235,7 +218,7 @@ func (c *checker) begunBefore(e wal.Event) bool { return e.Prev != 0 && e.Prev <
 
 // legal: epoch, Prev and lifecycle, by the rules of [Reference], which takes no log with gaps or a late start.
 func (c *checker) legal(e wal.Event) *Violation {
-	if e.Epoch < c.epoch && !c.relaxed[ManyWriters] {
+	if e.Epoch < c.epoch && !c.relaxed[SeveralWriters] {
 		return violated(RuleEpoch, c.owner(e), e, "epoch %d behind epoch %d", e.Epoch, c.epoch)
 	}
 	c.epoch = e.Epoch

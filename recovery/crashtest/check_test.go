@@ -136,7 +136,7 @@ func TestCheckTable(t *testing.T) {
 		{"shown while the crash was made", func(h *History) { h.Begin(a); h.Crash(); h.Saw(logOf(a)[0]) }, nil, nil, ""},
 		{"there at an opening, and gone", func(h *History) { h.Begin(a); h.Opened(1, 1) }, nil, nil, RuleShown},
 		{"epoch goes back", func(h *History) { h.Begin(a); h.Begin(b) }, logOf(2, a, 1, b), nil, RuleEpoch},
-		{"epochs of two writers", func(h *History) { h.Begin(a); h.Begin(b) }, logOf(2, a, 1, b), []Relaxation{ManyWriters}, ""},
+		{"epochs of two writers", func(h *History) { h.Begin(a); h.Begin(b) }, logOf(2, a, 1, b), []Relaxation{SeveralWriters}, ""},
 		{"two openings with one epoch", func(h *History) { h.Opened(1, 0); h.Opened(1, 0) }, nil, nil, RuleEpoch},
 		{"an opening after a crash with an epoch of before", func(h *History) { h.Opened(5, 0); h.Crash(); h.Opened(4, 0) }, nil, nil, RuleEpoch},
 

@@ -31,25 +31,6 @@ type OpenerFunc func(ctx context.Context) (recovery.Log, error)
 // Open calls f.
 func (f OpenerFunc) Open(ctx context.Context) (recovery.Log, error) { return f(ctx) }
 
-// A Relaxation is the name of something that a log need not do. Without any, a log does all that the interface asks
-// for, and dense seqs and one writer at a time besides.
-type Relaxation string
-
-const (
-	// SparseSeqs: between one append and the next, seqs may be left out. They rise all the same, and those of one append
-	// are contiguous: an engine counts on that.
-	SparseSeqs Relaxation = "sparse seqs"
-	// SeveralWriters: the log may be open several times at once. Without it a second Open is refused with wal.ErrLocked.
-	// With it, openings beside each other are tested: each has an epoch of its own that lives until it is closed, and all
-	// see the events of all.
-	SeveralWriters Relaxation = "several writers"
-	// NoConflicts: a wrong Prev may go unnoticed, as long as the log has reached it: there is one writer, who knows best.
-	NoConflicts Relaxation = "no conflicts"
-	// UnknownOutcomes: an append that Close or a crash meets may end with wal.ErrOutcomeUnknown. Without it only nil and
-	// wal.ErrClosed will do: in Close there is nothing that could fail.
-	UnknownOutcomes Relaxation = "unknown outcomes"
-)
-
 // TestLog tests whether a log is one that an engine can work with: all that [recovery.Log] promises, and what
 // [wal.Log.Append] says of the events that are refused. open is called once for each part, with that part's own t, and
 // returns the opener of a new, empty log. Each part is a subtest, named by what it proves; so a part can be run alone.

@@ -50,8 +50,8 @@ func (r *recorder) Skip(args ...any) {
 	runtime.Goexit()
 }
 
-// record runs one part, in a goroutine of its own, which it may end.
-func record(run func(tb rapid.TB)) *recorder {
+// recorded runs one part, in a goroutine of its own, which it may end.
+func recorded(run func(tb rapid.TB)) *recorder {
 	r, done := new(recorder), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -878,7 +878,7 @@ func TestRelaxations(t *testing.T) {
 func runPart(t *testing.T, name string, open func() Opener, relax ...Relaxation) *recorder {
 	i := slices.IndexFunc(logParts, func(p logPart) bool { return p.name == name })
 	require.GreaterOrEqual(t, i, 0, "no part %q", name)
-	return record(func(tb rapid.TB) { logParts[i].run(tb, open, relax) })
+	return recorded(func(tb rapid.TB) { logParts[i].run(tb, open, relax) })
 }
 
 // A wrapper that bends nothing passes: what catches the others is not the wrapper.

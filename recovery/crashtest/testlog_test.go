@@ -24,10 +24,10 @@ func newOnDisk(opts wal.Options) *onDisk {
 
 func (d *onDisk) Open(context.Context) (recovery.Log, error) {
 	d.opts.FS = d.faulty
-	return opened("jobs", d.opts)
+	return openDisk("jobs", d.opts)
 }
 
-func opened(dir string, opts wal.Options) (recovery.Log, error) {
+func openDisk(dir string, opts wal.Options) (recovery.Log, error) {
 	log, err := wal.Open(dir, opts)
 	if err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ type inDir struct {
 	opts wal.Options
 }
 
-func (d inDir) Open(context.Context) (recovery.Log, error) { return opened(d.dir, d.opts) }
+func (d inDir) Open(context.Context) (recovery.Log, error) { return openDisk(d.dir, d.opts) }
 func (d inDir) MaxEventBytes() int                         { return d.opts.MaxEventBytes }
 
 func TestTestLogOnTheRealFileSystem(t *testing.T) {

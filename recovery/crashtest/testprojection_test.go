@@ -273,7 +273,7 @@ func TestTestProjectionHasTeeth(t *testing.T) {
 			}
 			i := slices.IndexFunc(parts, func(p projectionPart[*outputs]) bool { return p.name == s.by })
 			require.GreaterOrEqual(t, i, 0, "no part %q", s.by)
-			r := record(func(tb rapid.TB) { parts[i].test(&viewing[*outputs]{tb, bent, (*outputs).Read}) })
+			r := recorded(func(tb rapid.TB) { parts[i].test(&viewing[*outputs]{tb, bent, (*outputs).Read}) })
 			require.True(t, r.failed, "not caught by %q", s.by)
 			t.Logf("%s: %s", s.by, r.text)
 		})
