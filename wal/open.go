@@ -169,7 +169,9 @@ func (l *Log) take(s survey, t tail) {
 
 // inspect is step 5. What it shows ends where the newest witness says: the rest may be in the page cache alone.
 func (l *Log) inspect(s survey, t tail) error {
-	if l.opts.Inspect == nil || len(s.segments) == 0 {
+	inspect := l.opts.Inspect
+	l.opts.Inspect = nil // what it holds may be large, and a stopped timer holds the log for a while after Close
+	if inspect == nil || len(s.segments) == 0 {
 		return nil
 	}
 	s.segments = slices.Clone(s.segments)
@@ -179,7 +181,7 @@ func (l *Log) inspect(s survey, t tail) error {
 		return err
 	}
 	defer view.Close() // has nothing to give back
-	return l.opts.Inspect(view)
+	return inspect(view)
 }
 
 // repair is steps 6 and 7.
