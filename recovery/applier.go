@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,11 +65,12 @@ func (a *applier) follow(events iter.Seq2[wal.Event, error]) {
 	}
 }
 
-// preview applies what there is while the log can only be read: damage anywhere, or a ctx that is done, ends Open before
-// anything on disk has changed. What it applied is not read again.
-func (a *applier) preview(ctx context.Context, log Log) error {
+// catchUp applies what there is, before anyone can append. Of a directory, the log can only be read by then: damage
+// anywhere, or a ctx that is done, ends Open before anything on disk has changed.
+func (a *applier) catchUp(ctx context.Context, log Log) error {
 	a.applied, a.goal = log.FirstSeq()-1, log.LastSeq()
-	return a.applyAll(log.Events(ctx, log.FirstSeq()))
+	err := a.applyAll(readAhead(log.Events(ctx, log.FirstSeq())))
+	return cmp.Or(err, ctx.Err()) // it may all have been read before ctx was done
 }
 
 func (a *applier) applyAll(events iter.Seq2[wal.Event, error]) error {

@@ -53,8 +53,7 @@ func BenchmarkReplay(b *testing.B) {
 			b.StopTimer()
 			runtime.GC()
 			runtime.ReadMemStats(&after)
-			println(before.HeapAlloc, after.HeapAlloc)
-		require.EqualValues(b, 4*jobs, e.Report().Replayed)
+			require.EqualValues(b, 4*jobs, e.Report().Replayed)
 			require.NoError(b, e.Close())
 			b.StartTimer()
 		}

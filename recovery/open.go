@@ -48,7 +48,7 @@ func Open(ctx context.Context, dir string, opts Options) (*Engine, error) {
 		opts.WAL.Logger = opts.Logger
 	}
 	e := newEngine(opts)
-	opts.WAL.Inspect = both(opts.WAL.Inspect, func(log *wal.Log) error { return e.applier.preview(ctx, OnDisk(log)) })
+	opts.WAL.Inspect = both(opts.WAL.Inspect, func(log *wal.Log) error { return e.applier.catchUp(ctx, OnDisk(log)) })
 	log, err := wal.Open(dir, opts.WAL)
 	if err != nil {
 		return nil, err
@@ -83,6 +83,9 @@ func OpenLog(ctx context.Context, log Log, opts Options) (_ *Engine, err error) 
 		return nil, errors.Join(err, log.Close())
 	}
 	e := newEngine(opts)
+	if err := e.applier.catchUp(ctx, log); err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
 	if err := e.serve(ctx, log); err != nil {
 		return nil, err
 	}
@@ -122,8 +125,8 @@ func newEngine(opts Options) *Engine {
 	return e
 }
 
-// serve starts the applier, where a preview left it, and returns when it has caught up. The engine has the log from here
-// on, and closes it if that fails.
+// serve starts the applier, and returns when it is at the log's end. The engine has the log from here on, and closes it
+// if that fails.
 func (e *Engine) serve(ctx context.Context, log Log) error {
 	e.log = log
 	first, last := log.FirstSeq(), log.LastSeq()

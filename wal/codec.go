@@ -132,6 +132,7 @@ var (
 type decoder struct {
 	json  jsonScanner
 	names interner
+	slab  slab
 }
 
 // decode takes one line, without its newline, apart. errChecksum: the bytes are not as they were written. errFrame:
@@ -476,9 +477,32 @@ func (d *decoder) event(r *record) Event {
 	}
 	if r.problem == "" {
 		e.Time = time.Unix(r.sec, r.ns).UTC()
-		e.Args, e.Output = cloneRaw(r.args), cloneRaw(r.out)
+		e.Args, e.Output = d.slab.clone(r.args), d.slab.clone(r.out)
 	}
 	return e
+}
+
+// slab is where copies of small payloads go: one allocation for many. Each copy is its owner's to change, and to append
+// to; a slab is freed with the last of them. The zero slab allocates each by itself.
+type slab struct {
+	size int // of a slab
+	free []byte
+}
+
+const slabSize = 4 << 10
+
+func (s *slab) clone(raw []byte) json.RawMessage {
+	n := len(raw)
+	if raw == nil || n > s.size/8 {
+		return cloneRaw(raw)
+	}
+	if len(s.free) < n {
+		s.free = make([]byte, s.size)
+	}
+	kept := s.free[:n:n]
+	s.free = s.free[n:]
+	copy(kept, raw)
+	return kept
 }
 
 // interner remembers recent names, so that a job's id is one string however many events it has. A fixed table, the

@@ -99,6 +99,9 @@ func (l *Log) readSegment(seg segment, from, to uint64, yield func(Event, error)
 		at = start.at
 	}
 	r := rangeReader{seg: seg, lines: newLineReader(f, at, seg.size), next: from}
+	if to-from >= slabFrom {
+		r.slab.size = slabSize
+	}
 	defer r.lines.close()
 	for r.next <= to {
 		e, err := r.event()
@@ -115,6 +118,9 @@ func (l *Log) readSegment(seg segment, from, to uint64, yield func(Event, error)
 	}
 	return true
 }
+
+// slabFrom is how many events make it pay to have their payloads copied into slabs.
+const slabFrom = 16
 
 // openSegment opens a segment for reading. One that is gone was dropped since the snapshot was taken.
 func (l *Log) openSegment(seg segment, seq uint64) (File, error) {
