@@ -155,15 +155,23 @@ func TestS1_R1_engines_that_share_a_log_agree(t *testing.T) {
 	t.Logf("%d commands succeeded, %d races lost", won.Load(), lost.Load())
 }
 
-// broken is a log that fails to be followed at one event.
+// broken is a log that cannot be read beyond one event.
 type broken struct {
 	*host
 	at uint64
 }
 
 func (b broken) Follow(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+	return b.breaking(b.host.Follow(ctx, from))
+}
+
+func (b broken) Events(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+	return b.breaking(b.host.Events(ctx, from))
+}
+
+func (b broken) breaking(events iter.Seq2[wal.Event, error]) iter.Seq2[wal.Event, error] {
 	return func(yield func(wal.Event, error) bool) {
-		for e, err := range b.host.Follow(ctx, from) {
+		for e, err := range events {
 			if err == nil && e.Seq == b.at {
 				e, err = wal.Event{}, errBroken
 			}
