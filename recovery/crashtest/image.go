@@ -183,7 +183,9 @@ func Salt(segment []byte) string {
 // Seal makes a line of a segment out of a body: `{"seq":1,…,"durable":0`, with everything but the checksum and the brace
 // behind it. The line that it returns ends with a newline and has a right checksum, whatever the body says: it is how a
 // test gets past the checksum to what lies behind it.
-func Seal(salt, body string) string { return fmt.Sprintf("%s,\"crc\":\"%08x\"}\n", body, sum(salt, body)) }
+func Seal(salt, body string) string {
+	return fmt.Sprintf("%s,\"crc\":\"%08x\"}\n", body, sum(salt, body))
+}
 
 // Unseal returns the body of a line, which may end with a newline, and whether its checksum is right.
 func Unseal(salt, line string) (body string, intact bool) {
