@@ -17,7 +17,8 @@ type verdict struct {
 	refuse   string            // why Open must refuse as corrupt; "" when it must open
 	first    uint64            // the first event's seq
 	last     uint64            // the log then holds exactly first..last
-	readable uint64            // reading from the front delivers first..readable, and is corrupt behind it
+	readable uint64            // reading from the front delivers first..readable
+	corrupt  bool              // and is corrupt behind it
 	cut      map[string][]byte // by segment, the bytes that Open cuts
 	offset   map[string]int    // and where
 	durable  uint64            // the highest witness
@@ -168,7 +169,7 @@ func judge(img image) (v verdict) {
 			v.cut[newest.name], v.offset[newest.name] = newest.file[t.end:], t.end
 		}
 		v.first, v.last = segments[0].first, t.next-1
-		v.readable = jReadable(segments, v.last)
+		v.readable, v.corrupt = jReadable(segments, v.last)
 	}
 	if blank != nil {
 		if blank.first != v.last+1 {
@@ -235,29 +236,29 @@ func jScan(s jSegment) jTail {
 	return t
 }
 
-// jReadable reads all segments from the front and returns the last seq before the first damage.
-func jReadable(segments []jSegment, last uint64) (readable uint64) {
+// jReadable reads all segments from the front and returns the last seq before the first damage, if there is any.
+func jReadable(segments []jSegment, last uint64) (readable uint64, corrupt bool) {
 	readable = segments[0].first - 1
 	for i, s := range segments {
-		to := last
-		if i+1 < len(segments) {
+		to, sealed := last, i+1 < len(segments)
+		if sealed {
 			to = segments[i+1].first - 1
 		}
 		for _, l := range jLines(s.file, s.body) {
-			if readable == to {
-				break
-			}
 			r, ok := jIntact(l.text, s.header.Salt)
 			switch {
+			case readable == to && ok && r.Mark == "" && sealed:
+				return readable, true // the next segment claims its seq, too
+			case readable == to:
 			case !l.whole || !ok || l.gap || r.Mark == "" && r.Seq != readable+1:
-				return readable
+				return readable, true
 			case r.Mark == "":
 				readable++
 			}
 		}
 		if readable < to {
-			return readable
+			return readable, true
 		}
 	}
-	return readable
+	return readable, false
 }

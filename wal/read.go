@@ -74,15 +74,17 @@ func (l *Log) read(from, last uint64, yield func(Event, error) bool) {
 			return
 		}
 		to := min(last, snap.lastOf(i))
-		if !l.readSegment(snap.segments[i], from, to, yield) {
+		final := i+1 < len(snap.segments) && to == snap.lastOf(i)
+		if !l.readSegment(snap.segments[i], from, to, final, yield) {
 			return
 		}
 		from = to + 1
 	}
 }
 
-// readSegment yields the events from..to, which one segment holds, and tells whether to go on.
-func (l *Log) readSegment(seg segment, from, to uint64, yield func(Event, error) bool) bool {
+// readSegment yields the events from..to, which one segment holds, and tells whether to go on. final: to is the last one of
+// a sealed segment, so that no event may stand behind it.
+func (l *Log) readSegment(seg segment, from, to uint64, final bool, yield func(Event, error) bool) bool {
 	f, err := l.openSegment(seg, from)
 	if err != nil {
 		yield(Event{}, err)
@@ -115,6 +117,13 @@ func (l *Log) readSegment(seg segment, from, to uint64, yield func(Event, error)
 		if !yield(e, nil) {
 			return false
 		}
+	}
+	if !final {
+		return true
+	}
+	if err := r.over(); err != nil {
+		yield(Event{}, wrapped(err))
+		return false
 	}
 	return true
 }
@@ -180,6 +189,27 @@ func (r *rangeReader) event() (Event, error) {
 		r.next++
 		return r.decoder.event(&r.rec), nil
 	}
+}
+
+// over reads what follows a sealed segment's last event. Another one would claim a seq that the next segment holds, as
+// when files of two copies of one log, each of which went on by itself, lie in one directory.
+func (r *rangeReader) over() error {
+	for {
+		l, err := r.lines.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if r.decode(l.bytes, r.seg.seed, &r.rec) == nil && r.rec.mark == nil {
+			return r.corrupt(l.at, claimedTwice(r.rec.seq))
+		}
+	}
+}
+
+func claimedTwice(seq uint64) string {
+	return fmt.Sprintf("seq %d, which the next segment claims too", seq)
 }
 
 func (r *rangeReader) corrupt(at int64, reason string) error {

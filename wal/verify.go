@@ -229,12 +229,16 @@ func (c *checker) segment(seg segment, end uint64, take func(found) error) error
 		}
 		seg.size = t.end
 	}
-	newest := end == 0
+	newest, behind := end == 0, end
 	if newest {
-		end = t.durable + 1
+		end, behind = t.durable+1, math.MaxUint64
 		c.durable = t.durable
 	}
-	return c.lines(f, seg, max(end, t.next), newest, take)
+	events, err := c.intact(f, seg, behind)
+	if err != nil {
+		return err
+	}
+	return c.lines(f, seg, events, max(end, t.next), newest, take)
 }
 
 // where is an intact event's place in its file.
@@ -245,13 +249,9 @@ type where struct {
 	size       int
 }
 
-// lines collects the intact events of one segment, puts them in the order of their seqs, and hands them on. It takes
-// some 40 bytes of memory an event of one segment.
-func (c *checker) lines(f File, seg segment, end uint64, newest bool, take func(found) error) error {
-	events, err := c.intact(f, seg)
-	if err != nil {
-		return err
-	}
+// lines puts the intact events of one segment in the order of their seqs, and hands them on. It takes some 40 bytes of
+// memory an event of one segment.
+func (c *checker) lines(f File, seg segment, events []where, end uint64, newest bool, take func(found) error) error {
 	slices.SortStableFunc(events, func(a, b where) int {
 		switch {
 		case a.seq < b.seq:
@@ -309,8 +309,8 @@ func (c *checker) gap(seg segment, at int64, to uint64) {
 	}
 }
 
-// intact finds the intact events of a segment, and complains of everything that is not as it should be.
-func (c *checker) intact(f File, seg segment) ([]where, error) {
+// intact finds the intact events of a segment, and complains of everything that is not as it should be. behind is the first seq of the next segment.
+func (c *checker) intact(f File, seg segment, behind uint64) ([]where, error) {
 	lines := newLineReader(f, seg.header, seg.size)
 	defer lines.close()
 	var events []where
@@ -338,6 +338,9 @@ func (c *checker) intact(f File, seg segment) ([]where, error) {
 		}
 		if rec.seq < next {
 			c.damage(&CorruptError{Path: seg.path, Offset: l.at, Seq: rec.seq, Reason: fmt.Sprintf("seq %d again, after %d", rec.seq, next-1)})
+		}
+		if rec.seq >= behind {
+			c.damage(&CorruptError{Path: seg.path, Offset: l.at, Seq: rec.seq, Reason: claimedTwice(rec.seq)})
 		}
 		next = max(next, rec.seq+1)
 		events = append(events, where{rec.seq, rec.epoch, rec.more, l.at + int64(at), len(rest)})
