@@ -114,21 +114,24 @@ func TestExamine_a_healthy_log(t *testing.T) {
 	_ = atomic.Int64{}
 }
 
-func TestScratch(t *testing.T) {
-	img := lifeOf(t, 10, "closed")
-	for _, n := range img.Segments() {
-		t.Logf("%s\n%s", n, img[n])
+func TestDamage(t *testing.T) {
+	images := make(map[string]Image)
+	for _, ending := range endings {
+		images[ending] = lifeOf(t, 24, ending)
 	}
-	start := time.Now()
-	c := new(court)
-	name := img.newest()
-	for cut := range img[name] {
-		d := img.Clone()
-		d[name] = d[name][:cut]
-		j := c.judge(d)
-		if err := examine(d, j, inMemory); err != nil {
-			t.Fatalf("%d: %v", cut, err)
-		}
+	for _, d := range Damages() {
+		t.Run(d.String(), func(t *testing.T) {
+			done := 0
+			for _, ending := range endings {
+				for seed := range uint64(3) {
+					if CheckDamage(t, images[ending], d, seed) {
+						done++
+					}
+				}
+			}
+			if done == 0 {
+				t.Error("done to no image")
+			}
+		})
 	}
-	t.Log(len(img[name]), time.Since(start))
 }

@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/jobwal/jobwal/projection"
 	"github.com/jobwal/jobwal/recovery"
@@ -294,8 +294,12 @@ func tryVerify(img Image, j Judgement) error {
 	})
 }
 
-// trySalvage: what is saved has its own bytes, or says that it is lost.
-func trySalvage(img Image, j Judgement) error {
+// trySalvage: every event that can be read from the front is in the copy, and in the place of what was lost none that was
+// not written.
+func trySalvage(img Image, j Judgement) error { return salvage(img, j, nil) }
+
+// salvage is trySalvage, which knows more of what was written.
+func salvage(img Image, j Judgement, written []wal.Event) error {
 	return inTemp(img, func(dir, into string) error {
 		_, err := wal.Salvage(dir, into)
 		if j.Verdict == Version {
@@ -306,33 +310,37 @@ func trySalvage(img Image, j Judgement) error {
 			return err
 		}
 		log, err := wal.Open(into, wal.Options{ReadOnly: true})
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
 		if err != nil {
 			return fmt.Errorf("the copy: %w", err)
 		}
-		return errors.Join(j.saved(log), log.Close())
+		return errors.Join(saved(log, j.Events), onlyThose(log, written), log.Close())
 	})
 }
 
-// saved: every event that can be read from the front is in the copy.
-func (j Judgement) saved(copied *wal.Log) error {
-	next := j.First
-	for e, err := range copied.Events(j.First) {
+// saved holds the copy to have all these.
+func saved(copied *wal.Log, events []wal.Event) error {
+	for _, want := range events {
+		got, err := copied.At(want.Seq)
 		if err != nil {
 			return fmt.Errorf("the copy: %w", err)
 		}
-		if next > j.Readable {
-			break
+		if !sameEvent(got, want) {
+			return fmt.Errorf("the copy: seq %d reads %+v", want.Seq, got)
 		}
-		if !sameEvent(e, j.Events[next-j.First]) {
-			return fmt.Errorf("the copy: seq %d reads %+v", next, e)
-		}
-		next++
 	}
-	if next <= j.Readable {
-		return fmt.Errorf("the copy ends before seq %d", next)
+	return nil
+}
+
+// onlyThose holds the copy to have, at the seqs of these, nothing else, but for what says that it is lost or unreadable.
+func onlyThose(copied *wal.Log, events []wal.Event) error {
+	for e, err := range copied.Events(0) {
+		if err != nil {
+			return fmt.Errorf("the copy: %w", err)
+		}
+		i := slices.IndexFunc(events, func(want wal.Event) bool { return want.Seq == e.Seq })
+		if i >= 0 && e.Type != wal.EventLost && e.Problem == "" && !sameEvent(e, events[i]) {
+			return fmt.Errorf("the copy makes another event of seq %d: %+v", e.Seq, e)
+		}
 	}
 	return nil
 }

@@ -93,7 +93,7 @@ func (j *Judgement) found(v Verdict, name string, offset int, seq uint64, format
 
 func (j *Judgement) refuse(name string, offset int, seq uint64, format string, args ...any) Judgement {
 	j.found(Refused, name, offset, seq, format, args...)
-	j.First, j.Last, j.Readable = 0, 0, 0
+	j.First, j.Last, j.Readable = 1, 0, 0
 	return *j
 }
 
