@@ -69,7 +69,7 @@ var damages = []Damage{
 		spoilt(`,"output":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000))},
 	{"number beyond a double", "F21", "An event whose checksum is right holds a number beyond a double's range.", Parked,
 		spoilt(`,"output":[1e999]`)},
-	{"number beyond 2^53", "F21", "An event has a field that is not ours, a number that a double does not hold.", Unharmed,
+	{"number beyond 53 bits", "F21", "An event has a field that is not ours, a number that a double does not hold.", Unharmed,
 		added(`,"note":9007199254740993`)},
 	{"job id of bad UTF-8", "F21", "An event whose checksum is right has a job id that is no text: it is listed, and no job " +
 		"is parked.", Parked, unreadable},
@@ -480,39 +480,62 @@ func overlap(r *rand.Rand, img Image) bool {
 	return true
 }
 
-// someJob is a job that may take a step, with the seq of its newest event.
-func someJob(r *rand.Rand, img Image) (id string, head uint64, state string, ok bool) {
-	j := Judge(img)
-	id, ok = pick(r, slices.Sorted(maps.Keys(j.States)))
-	for _, e := range j.Events {
-		if e.JobID == id {
-			head = e.Seq
-		}
-	}
-	return id, head, j.States[id], ok
+// standing is a job as it stands, and a step that it may take.
+type standing struct {
+	id   string // quoted
+	head uint64 // the seq of its newest event
+	step string
 }
 
-// legalStep is a step that a job in this state may take.
-func legalStep(state string) (wal.EventType, bool) {
+// someJob is a job that may take a step.
+func someJob(r *rand.Rand, img Image) (standing, bool) {
+	var all []standing
+	j := Judge(img)
+	for _, id := range slices.Sorted(maps.Keys(j.States)) {
+		s := standing{id: quoted(id), step: legalStep(j.States[id])}
+		for _, e := range j.Events {
+			if e.JobID == id {
+				s.head = e.Seq
+			}
+		}
+		if s.step != "" {
+			all = append(all, s)
+		}
+	}
+	return pick(r, all)
+}
+
+// legalStep is a step that a job in this state may take, "" when there is none.
+func legalStep(state string) string {
 	for _, kind := range []wal.EventType{wal.JobValidated, wal.JobStarted, wal.JobCompleted, wal.JobRolledBack} {
 		if _, legal := after(state, kind); legal {
-			return kind, true
+			return string(kind)
 		}
 	}
-	return "", false
+	return ""
 }
 
-// spoilt adds an event of some job that would be legal, but for what is in it.
-func spoilt(with string) func(*rand.Rand, Image) bool {
+// misfit adds an event of some job, made by line, that the job can't take.
+func misfit(line func(n next, s standing) []byte) func(*rand.Rand, Image) bool {
 	return func(r *rand.Rand, img Image) bool {
-		id, head, state, ok := someJob(r, img)
-		kind, _ := legalStep(state)
+		s, ok := someJob(r, img)
 		if ok {
-			more(img, nextOf(img).line(head, or(string(kind), "job_failed"), quoted(id), with))
+			more(img, line(nextOf(img), s))
 		}
 		return ok
 	}
 }
+
+// spoilt is an event that would be legal, but for what is in it.
+func spoilt(with string) func(*rand.Rand, Image) bool {
+	return misfit(func(n next, s standing) []byte { return n.line(s.head, s.step, s.id, with) })
+}
+
+var (
+	unknownType = misfit(func(n next, s standing) []byte { return n.line(s.head, "job_paused", s.id, `,"until":{"a":1}`) })
+	illegal     = misfit(func(n next, s standing) []byte { return n.line(s.head, "job_submitted", s.id, "") })
+	wrongPrev   = misfit(func(n next, s standing) []byte { return n.line(s.head-1, s.step, s.id, "") })
+)
 
 // added gives an event of the newest segment fields that are not ours, with a right checksum.
 func added(fields string) func(*rand.Rand, Image) bool {
@@ -533,31 +556,6 @@ func added(fields string) func(*rand.Rand, Image) bool {
 func unreadable(_ *rand.Rand, img Image) bool {
 	more(img, nextOf(img).line(0, "job_submitted", "\"\xc3\x28\"", ""))
 	return true
-}
-
-func unknownType(r *rand.Rand, img Image) bool {
-	id, head, _, ok := someJob(r, img)
-	if ok {
-		more(img, nextOf(img).line(head, "job_paused", quoted(id), `,"until":{"a":1}`))
-	}
-	return ok
-}
-
-func illegal(r *rand.Rand, img Image) bool {
-	id, head, _, ok := someJob(r, img)
-	if ok {
-		more(img, nextOf(img).line(head, "job_submitted", quoted(id), ""))
-	}
-	return ok
-}
-
-func wrongPrev(r *rand.Rand, img Image) bool {
-	id, head, state, ok := someJob(r, img)
-	kind, legal := legalStep(state)
-	if ok = ok && legal; ok {
-		more(img, nextOf(img).line(head-1, string(kind), quoted(id), ""))
-	}
-	return ok
 }
 
 func quoted(s string) string {

@@ -22,11 +22,11 @@ import (
 // lifeOf makes a log by an engine: so many jobs, each some steps on, alone and in groups, in several openings, of which
 // the last ends as said: "closed", "killed", "idle" (killed some milliseconds later) or "rotated" (killed before the first
 // event of its newest segment).
-func lifeOf(t *testing.T, jobs int, ending string) (img Image) {
+func lifeOf(t *testing.T, jobs int, segmentBytes int64, ending string) (img Image) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := crashfs.New()
 		open := func() *recovery.Engine {
-			e, err := recovery.Open(context.Background(), "log", recovery.Options{WAL: wal.Options{FS: disk, SegmentBytes: 3000}})
+			e, err := recovery.Open(context.Background(), "log", recovery.Options{WAL: wal.Options{FS: disk, SegmentBytes: segmentBytes}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -97,7 +97,7 @@ var endings = []string{"closed", "killed", "idle", "rotated"}
 
 func TestExamine_a_healthy_log(t *testing.T) {
 	for _, ending := range endings {
-		img := lifeOf(t, 30, ending)
+		img := lifeOf(t, 30, 3000, ending)
 		j := Judge(img)
 		if j.Verdict != Unharmed || j.Last < 90 {
 			t.Fatalf("%s: %v", ending, j)
@@ -117,7 +117,7 @@ func TestExamine_a_healthy_log(t *testing.T) {
 func TestDamage(t *testing.T) {
 	images := make(map[string]Image)
 	for _, ending := range endings {
-		images[ending] = lifeOf(t, 24, ending)
+		images[ending] = lifeOf(t, 24, 3000, ending)
 	}
 	for _, d := range Damages() {
 		t.Run(d.String(), func(t *testing.T) {
