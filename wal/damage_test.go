@@ -156,7 +156,7 @@ func examine(img image, events []wal.Event) error {
 	if err := examineReader(r, v, events); err != nil {
 		return fmt.Errorf("verdict %v: ReadOnly: %w", v, err)
 	}
-	if err := examineOpen(r, v, events); err != nil {
+	if err := examineOpen(r, v, events, true); err != nil {
 		return fmt.Errorf("verdict %v: %w", v, err)
 	}
 	return nil
@@ -200,7 +200,8 @@ func examineReader(r *ramFS, v verdict, events []wal.Event) error {
 	return nil
 }
 
-func examineOpen(r *ramFS, v verdict, events []wal.Event) error {
+// examineOpen opens for writing; and what opens, twice again, if asked for.
+func examineOpen(r *ramFS, v verdict, events []wal.Event, again bool) error {
 	opts := wal.Options{FS: r, SegmentBytes: 2000}
 	l, err := wal.Open("log", opts)
 	if v.refuse != "" {
@@ -228,7 +229,7 @@ func examineOpen(r *ramFS, v verdict, events []wal.Event) error {
 	if torn := l.Report().TornBytes(); torn != int64(cutBytes(v)) {
 		return fmt.Errorf("the report tells of %d torn bytes, %d were cut", torn, cutBytes(v))
 	}
-	if len(v.cut) == 0 && v.corrupt {
+	if !again || len(v.cut) == 0 && v.corrupt {
 		return nil // damage in a sealed segment is no business of Open's: what follows was seen in another case
 	}
 	// R2: once more, from the directory as a crash right now would leave it, and after a clean Close.
@@ -361,52 +362,126 @@ func references(t *testing.T, run func(t *testing.T, img image, events []wal.Eve
 
 // F1: the newest segment cut at every byte; every other segment, too.
 func TestF1_every_truncation(t *testing.T) {
+	total := 0
 	references(t, func(t *testing.T, img image, events []wal.Event) {
-		names, step := img.names(), thin(1, 7)
+		names := img.names()
 		if t.Name() != "TestF1_every_truncation/idle_dropped" {
 			names = names[len(names)-1:]
 		}
 		for _, name := range names {
-			parallel(t, len(img[name])/step, func(i int) error {
-				i *= step
-				cut := maps.Clone(img)
-				cut[name] = img[name][:i:i]
-				if err := examine(cut, events); err != nil {
-					return fmt.Errorf("%s cut at %d: %w", name, i, err)
-				}
-				return nil
-			})
+			total += everyCut(t, img, name, func(cut image, _ int) error { return examine(cut, events) })
 		}
 	})
+	t.Logf("%d cuts", total)
 }
 
-// F3, F4, F6, F24: every bit of every file, turned; and of the newest file, whichever way the writer ended.
+// everyCut cuts a file at each byte, or at every so many-th where the race detector is on, and returns how many.
+func everyCut(t *testing.T, img image, name string, check func(cut image, at int) error) int {
+	t.Helper()
+	step := thin(1, 7)
+	n := len(img[name]) / step
+	parallel(t, n, func(i int) error {
+		at := i * step
+		cut := maps.Clone(img)
+		cut[name] = img[name][:at:at]
+		if err := check(cut, at); err != nil {
+			return fmt.Errorf("%s cut at %d: %w", name, at, err)
+		}
+		return nil
+	})
+	return n
+}
+
+// F3, F4, F24: every bit of the newest file, turned, whichever way the writer ended.
 func TestF3_every_bit_flip(t *testing.T) {
 	total := 0
 	references(t, func(t *testing.T, img image, events []wal.Event) {
-		names := img.names()
-		if t.Name() != "TestF3_every_bit_flip/idle_dropped" {
-			names = names[len(names)-1:]
-		}
-		for _, name := range names {
-			n, step := len(img[name])*8, 1
-			if step = thin(1, 29); step > 1 {
-				n /= step
-			}
-			total += n
-			parallel(t, n, func(i int) error {
-				bit := i * step
-				flipped := maps.Clone(img)
-				flipped[name] = slices.Clone(img[name])
-				flipped[name][bit/8] ^= 1 << (bit % 8)
-				if err := examine(flipped, events); err != nil {
-					return fmt.Errorf("%s bit %d (%q at %d): %w", name, bit, img[name][bit/8], bit/8, err)
-				}
-				return nil
-			})
-		}
+		total += everyFlip(t, img, img.newest(), func(flipped image, _ int) error { return examine(flipped, events) })
 	})
 	t.Logf("%d flips", total)
+}
+
+// everyFlip turns each bit of a file, or every so many-th where the race detector is on, and returns how many.
+func everyFlip(t *testing.T, img image, name string, check func(flipped image, bit int) error) int {
+	t.Helper()
+	step := thin(1, 29)
+	n := len(img[name]) * 8 / step
+	parallel(t, n, func(i int) error {
+		bit := i * step
+		flipped := maps.Clone(img)
+		flipped[name] = slices.Clone(img[name])
+		flipped[name][bit/8] ^= 1 << (bit % 8)
+		if err := check(flipped, bit); err != nil {
+			return fmt.Errorf("%s bit %d (%q at %d): %w", name, bit, img[name][bit/8], bit/8, err)
+		}
+		return nil
+	})
+	return n
+}
+
+// hundred is a log of a hundred events, with groups, in several segments: its writer was killed once, and closed it twice.
+func hundred(t *testing.T) (img image, events []wal.Event) {
+	synctest.Test(t, func(t *testing.T) {
+		r := ram(nil)
+		opts := wal.Options{FS: r, SegmentBytes: 5000}
+		l := mustOpen(t, opts)
+		for n := range 40 { // four appends are ten events
+			switch n {
+			case 16: // killed
+				r = ram(r.image())
+				opts.FS = r
+				l = mustOpen(t, opts)
+			case 32:
+				mustClose(t, l)
+				l = mustOpen(t, opts)
+			}
+			batch := make([]wal.Event, 1+n%4)
+			for k := range batch {
+				batch[k] = wal.Event{Type: "e", JobID: fmt.Sprint(n, "-", k)}
+			}
+			mustAppend(t, l, batch...)
+		}
+		mustClose(t, l)
+		img = r.image()
+		var err error
+		if events, err = collect2(nil, r, opts); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return img, events
+}
+
+// F1, F3, F4, F6, F24: a closed log of a hundred events, cut at every byte and with every bit turned, of all its segments.
+// Every case is opened and read as the judge says, each 27th (so that each bit of a byte has its turn) in all ways. And no
+// flip loses an event in silence: what opens has all hundred, or says where it is damaged.
+func TestF3_a_hundred_events(t *testing.T) {
+	img, events := hundred(t)
+	if len(events) != 100 || len(img.names()) < 3 {
+		t.Fatalf("%d events in %v", len(events), img.names())
+	}
+	cuts, flips, refused := 0, 0, atomic.Int64{}
+	check := func(damaged image, v verdict, i int) error {
+		if i%27 == 0 {
+			return examine(damaged, events)
+		}
+		if err := examineOpen(ram(damaged), v, events, false); err != nil {
+			return fmt.Errorf("verdict %v: %w", v, err)
+		}
+		return nil
+	}
+	for _, name := range img.names() {
+		cuts += everyCut(t, img, name, func(cut image, at int) error { return check(cut, judge(cut), at) })
+		flips += everyFlip(t, img, name, func(flipped image, bit int) error {
+			v := judge(flipped)
+			if v.refuse != "" {
+				refused.Add(1)
+			} else if v.last != 100 {
+				return fmt.Errorf("the judge lets it open to %d", v.last)
+			}
+			return check(flipped, v, bit)
+		})
+	}
+	t.Logf("%d bytes in %d segments: %d cuts, %d flips (%d refused by Open)", cuts, len(img.names()), cuts, flips, refused.Load())
 }
 
 // history is a log that lived through a random life.
