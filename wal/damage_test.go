@@ -589,6 +589,40 @@ var damages = map[string]func(t *rapid.T, img image){
 			return lines
 		})
 	},
+	"two bytes": func(t *rapid.T, img image) {
+		b := img[someSegment(t, img)]
+		for range min(2, len(b)) {
+			b[rapid.IntRange(0, len(b)-1).Draw(t, "at")] = rapid.SampledFrom([]byte("\n\x00}{,0a\" ")).Draw(t, "byte")
+		}
+	},
+	"block again": func(t *rapid.T, img image) {
+		size := rapid.SampledFrom([]int{512, 4096}).Draw(t, "size")
+		from, name := img[someSegment(t, img)], someSegment(t, img)
+		at := offset(t, from) / size * size
+		to := offset(t, img[name]) / size * size
+		b := slices.Clone(from[at:min(at+size, len(from))])
+		if rapid.Bool().Draw(t, "in its place") {
+			img[name] = slices.Concat(img[name][:to], b, img[name][min(to+size, len(img[name])):])
+		} else {
+			img[name] = slices.Insert(img[name], to, b...)
+		}
+	},
+	"lines swapped across segments": func(t *rapid.T, img image) {
+		a, b := someSegment(t, img), someSegment(t, img)
+		linesA, linesB := bytes.SplitAfter(img[a], []byte("\n")), bytes.SplitAfter(img[b], []byte("\n"))
+		if a == b {
+			return
+		}
+		i := rapid.IntRange(0, len(linesA)-1).Draw(t, "line")
+		j := rapid.IntRange(0, len(linesB)-1).Draw(t, "other")
+		linesA[i], linesB[j] = linesB[j], linesA[i]
+		img[a], img[b] = bytes.Join(linesA, nil), bytes.Join(linesB, nil)
+	},
+	"line moved to the end": func(t *rapid.T, img image) {
+		from, to := someSegment(t, img), someSegment(t, img)
+		lines := bytes.SplitAfter(img[from], []byte("\n"))
+		img[to] = append(img[to], lines[rapid.IntRange(0, len(lines)-1).Draw(t, "line")]...)
+	},
 	"segment gone": func(t *rapid.T, img image) {
 		if len(img.names()) > 1 {
 			delete(img, someSegment(t, img))
