@@ -25,7 +25,7 @@ type Image map[string][]byte
 // writer it may see a state that no crash would leave. nil means the operating system's file system.
 func ReadImage(fsys wal.FS, dir string) (Image, error) {
 	img := make(Image)
-	return img, img.read(or0(fsys), dir, "")
+	return img, img.read(orOS(fsys), dir, "")
 }
 
 // read adds the files of one directory, whose name in the image is under.
@@ -69,7 +69,7 @@ func readFile(fsys wal.FS, name string) (_ []byte, err error) {
 // Write makes dir, whose parent has to exist, hold the image and no other file but LOCK. Everything is synced. nil means
 // the operating system's file system.
 func (i Image) Write(fsys wal.FS, dir string) error {
-	fsys = or0(fsys)
+	fsys = orOS(fsys)
 	if err := mkdir(fsys, dir); err != nil {
 		return err
 	}
@@ -79,7 +79,8 @@ func (i Image) Write(fsys wal.FS, dir string) error {
 	}
 	for name := range before {
 		if _, stays := i[name]; !stays {
-			if err := fsys.Remove(filepath.Join(dir, filepath.FromSlash(name))); err != nil {
+			full := filepath.Join(dir, filepath.FromSlash(name))
+			if err := errors.Join(fsys.Remove(full), fsys.SyncDir(filepath.Dir(full))); err != nil {
 				return err
 			}
 		}
@@ -89,7 +90,7 @@ func (i Image) Write(fsys wal.FS, dir string) error {
 			return err
 		}
 	}
-	return fsys.SyncDir(dir)
+	return nil
 }
 
 func mkdir(fsys wal.FS, dir string) error {
@@ -126,7 +127,7 @@ func writeFile(fsys wal.FS, dir, name string, content []byte) (err error) {
 	return fsys.SyncDir(filepath.Dir(full))
 }
 
-func or0(fsys wal.FS) wal.FS {
+func orOS(fsys wal.FS) wal.FS {
 	if fsys == nil {
 		return wal.OS
 	}
