@@ -451,10 +451,10 @@ func hundred(t *testing.T) (img image, events []wal.Event) {
 	return img, events
 }
 
-// F1, F3, F4, F6, F24: a closed log of a hundred events, cut at every byte and with every bit turned, of all its segments.
+// A closed log of a hundred events, cut at every byte and with every bit turned, of all its segments.
 // Every case is opened and read as the judge says, each 27th (so that each bit of a byte has its turn) in all ways. And no
 // flip loses an event in silence: what opens has all hundred, or says where it is damaged.
-func TestF3_a_hundred_events(t *testing.T) {
+func TestF1_F3_F4_F6_F24_a_hundred_events(t *testing.T) {
 	img, events := hundred(t)
 	if len(events) != 100 || len(img.names()) < 3 {
 		t.Fatalf("%d events in %v", len(events), img.names())

@@ -29,7 +29,7 @@ func CheckDamage(t rapid.TB, healthy Image, d Damage, seed uint64) (done bool) {
 	if now.Verdict != d.Verdict {
 		t.Fatalf("%v (seed %d): should be %s, but the judge says: %v", d, seed, d.Verdict, now)
 	}
-	if err := errors.Join(Examine(img, now), now.since(before), salvage(img, now, before.Events)); err != nil {
+	if err := errors.Join(examine(img, now, before.Events), now.since(before)); err != nil {
 		t.Fatalf("%v (seed %d): %v", d, seed, err)
 	}
 	return true

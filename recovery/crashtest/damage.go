@@ -40,6 +40,7 @@ var damages = []Damage{
 	{"loss inside the unsynced window", "F2", "Of two appends in flight, the first is lost and the second is there.",
 		Repaired, lossInWindow},
 	{"hole covered by a durable", "F3", "Zeros in place of an event that a later line says was durable.", Refused, hole},
+	{"newlines in the middle", "F3", "Room for lines stands in front of an event that a later line says was durable.", Refused, blanks},
 	{"bit flip in the middle", "F3", "One bit of an event is turned that a later line says was durable.", Refused, flipCovered},
 	{"bit flip in the last event", "F4", "One bit of the last event is turned, behind which the log was closed.",
 		Refused, flipLast},
@@ -264,6 +265,11 @@ func toCovered(change func(r *rand.Rand, img Image, p part, l span) bool) func(*
 var hole = toCovered(func(r *rand.Rand, img Image, p part, l span) bool {
 	from := r.IntN(len(l.text))
 	splice(img, p.name, l.at+from, l.end, make([]byte, len(l.text)-from+1))
+	return true
+})
+
+var blanks = toCovered(func(r *rand.Rand, img Image, p part, l span) bool {
+	splice(img, p.name, l.at, l.at, newlines(r))
 	return true
 })
 

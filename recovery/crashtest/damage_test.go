@@ -151,8 +151,8 @@ func spoilState(j *Judgement) bool {
 	return j.Verdict != RefusedWhenRead // where nothing is folded
 }
 
-// F1 to F7, F20 to F24: each damage leads to its verdict, on logs that ended in every way.
-func TestDamage(t *testing.T) {
+// Each damage leads to its verdict, on logs that ended in every way.
+func TestDamage_F1_F2_F3_F4_F5_F6_F7_F20_F21_F22_F23_F24(t *testing.T) {
 	images := make(map[string]Image)
 	for _, ending := range endings {
 		images[ending] = lifeOf(t, 24, 3000, ending)

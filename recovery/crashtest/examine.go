@@ -18,33 +18,32 @@ import (
 // damagedDir is where the image lies while it is examined.
 const damagedDir = "log"
 
-// ways are all that read a log's directory, each with what it has to make of a judgement.
+// ways are what reads a log's directory, each with what it has to make of a judgement. [wal.Salvage] is the last.
 var ways = []struct {
 	name string
 	try  func(img Image, j Judgement) error
 }{
 	{"wal.Open, ReadOnly", tryReader}, {"wal.Open", tryWriter}, {"recovery.Open", tryEngine},
-	{"wal.Verify", tryVerify}, {"wal.Salvage", trySalvage},
+	{"wal.Verify", tryVerify},
 }
 
 // Examine holds every way to read a log's directory against a judgement of it, each on a copy of its own: [wal.Open], for
 // a reader and for a writer and once more behind that one, [recovery.Open], [wal.Verify] and [wal.Salvage]. An error says
 // which of them does otherwise, and how. The last two are given a temporary directory of the operating system.
-func Examine(img Image, j Judgement) error {
-	return examine(img, j, len(ways))
-}
+func Examine(img Image, j Judgement) error { return examine(img, j, nil) }
 
-func examine(img Image, j Judgement, first int) error {
-	for _, way := range ways[:first] {
+// examine is Examine for who knows what was written.
+func examine(img Image, j Judgement, written []wal.Event) error {
+	for _, way := range ways {
 		if err := way.try(img, j); err != nil {
 			return fmt.Errorf("%s: %w (the judge says: %v)", way.name, err, j)
 		}
 	}
+	if err := salvage(img, j, written); err != nil {
+		return fmt.Errorf("wal.Salvage: %w (the judge says: %v)", err, j)
+	}
 	return nil
 }
-
-// inMemory are the ways that need no directory of the operating system.
-const inMemory = 3
 
 // onDisk is the image on a disk of its own, and how many operations it took to put it there.
 func onDisk(img Image) (*crashfs.FS, int, error) {
@@ -294,11 +293,8 @@ func tryVerify(img Image, j Judgement) error {
 	})
 }
 
-// trySalvage: every event that can be read from the front is in the copy, and in the place of what was lost none that was
+// salvage: every event that can be read from the front is in the copy, and in the place of what was lost none that was
 // not written.
-func trySalvage(img Image, j Judgement) error { return salvage(img, j, nil) }
-
-// salvage is trySalvage, which knows more of what was written.
 func salvage(img Image, j Judgement, written []wal.Event) error {
 	return inTemp(img, func(dir, into string) error {
 		_, err := wal.Salvage(dir, into)

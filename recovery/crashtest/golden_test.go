@@ -12,7 +12,12 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write the golden damaged directories that are missing; those that are there stay")
+// updating tells whether -update was given, which faults_table_test.go declares: the golden directories that are missing
+// are written, those that are there stay.
+func updating() bool {
+	update := flag.Lookup("update")
+	return update != nil && update.Value.String() == "true"
+}
 
 // notGolden are too large to be kept.
 var notGolden = []string{"huge line", "deep nesting"}
@@ -70,7 +75,7 @@ func writeGolden(t *testing.T) {
 
 // F1 to F24: every golden directory leads to its verdict, at its offset and seq, for ever.
 func TestGolden(t *testing.T) {
-	if *update {
+	if updating() {
 		writeGolden(t)
 		t.Skip("written; what was compiled in is what was there before")
 	}

@@ -183,7 +183,7 @@ func (c *court) scan(s file) tail {
 	for i, l := range s.lines {
 		r := c.read(l.text, s.head.salt)
 		switch {
-		case !l.whole || !r.intact:
+		case !l.whole || !r.intact || l.gap:
 			t.reason = "a line that is not as it was written"
 		case r.misplaced:
 			t.reason, t.durable = "neither an event nor a mark", max(t.durable, t.next)
@@ -253,7 +253,7 @@ func (c *court) readSegment(s file, to uint64, sealed bool, j *Judgement) (at in
 		r := c.read(l.text, s.head.salt)
 		switch {
 		case j.Readable == to && (!r.intact || r.mark != ""):
-		case !l.whole || !r.intact || r.misplaced:
+		case !l.whole || !r.intact || l.gap || r.misplaced:
 			return l.at, "a line that is not as it was written"
 		case r.mark == "" && (r.seq != j.Readable+1 || r.seq > to):
 			return l.at, fmt.Sprintf("seq %d out of place", r.seq)

@@ -22,18 +22,20 @@ type span struct {
 	at, end int // in the file; end is behind the newline
 	text    []byte
 	whole   bool // a newline ends it
+	gap     bool // empty lines stand in front of it
 }
 
 // spans are the lines of a file from an offset on. Empty ones are room for lines to come.
 func spans(file []byte, from int) (lines []span) {
+	gap := false
 	for at := from; at < len(file); {
 		n := bytes.IndexByte(file[at:], '\n')
-		l := span{at, len(file), file[at:], n >= 0}
+		l := span{at, len(file), file[at:], n >= 0, gap}
 		if l.whole {
 			l.end, l.text = at+n+1, file[at:at+n]
 		}
-		at = l.end
-		if len(l.text) > 0 {
+		at, gap = l.end, len(l.text) == 0
+		if !gap {
 			lines = append(lines, l)
 		}
 	}
