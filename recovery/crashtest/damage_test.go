@@ -94,7 +94,7 @@ func live(t *testing.T, e *recovery.Engine, i int) {
 	}
 }
 
-var endings = []string{"closed", "killed", "idle", "rotated"}
+var endings = []string{"killed", "idle", "closed", "rotated"}
 
 // W3, R4: a healthy log is judged so, and read so in every way.
 func TestExamine_a_healthy_log(t *testing.T) {
@@ -112,7 +112,11 @@ func TestExamine_a_healthy_log(t *testing.T) {
 
 // A judgement that is wrong in any part is found out by the ways that it concerns.
 func TestExamine_finds_a_wrong_judgement(t *testing.T) {
+	n := 0
 	for g := range Golden() {
+		if n++; n%raced(1, 4) != 0 {
+			continue
+		}
 		for what, spoil := range map[string]func(j *Judgement) bool{
 			"verdict": func(j *Judgement) bool {
 				j.Verdict = map[bool]Verdict{true: Repaired, false: Refused}[j.Verdict == Refused]
@@ -154,11 +158,15 @@ func spoilState(j *Judgement) bool {
 // Each damage leads to its verdict, on logs that ended in every way.
 func TestDamage_F1_F2_F3_F4_F5_F6_F7_F20_F21_F22_F23_F24(t *testing.T) {
 	images := make(map[string]Image)
+	endings := endings[raced(0, 2):]
 	for _, ending := range endings {
 		images[ending] = lifeOf(t, 24, 3000, ending)
 	}
 	for i, d := range Damages() {
 		t.Run(d.String(), func(t *testing.T) {
+			if d.Name == "huge line" && raced(0, 1) == 1 {
+				t.Skip("too slow beside the race detector")
+			}
 			done := 0
 			for k, ending := range endings {
 				for try := range uint64(10) {
