@@ -790,6 +790,39 @@ func TestF6_segments_out_of_place(t *testing.T) {
 	})
 }
 
+// C10: the floor is durable, and the segment below it is still there. A reader's second look at the directory took the
+// leftover for the first segment, and passed over those that it knew.
+func TestF14_reader_of_a_log_whose_dropped_segment_is_left(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := ram(nil)
+		l := mustOpen(t, wal.Options{FS: r, SegmentBytes: 1024})
+		for n := range 12 {
+			mustAppend(t, l, group(n, 2, 100)...)
+		}
+		before := r.image()
+		names := before.names()
+		kept := uint64(0)
+		if _, err := fmt.Sscanf(names[1], "%d", &kept); err != nil || len(names) < 4 {
+			t.Fatal(names, err)
+		}
+		if err := l.DropBefore(kept); err != nil {
+			t.Fatal(err)
+		}
+		mustAppend(t, l, group(12, 2, 100)...) // a look takes over what is known only where the newest segment has events
+		mustClose(t, l)
+		left := r.image()
+		left[names[0]] = before[names[0]]
+		reader := mustOpen(t, wal.Options{FS: ram(left), ReadOnly: true})
+		defer mustClose(t, reader)
+		for range 2 {
+			events, err := collect(reader, 0)
+			if err != nil || len(events) == 0 || events[0].Seq != kept || events[len(events)-1].Seq != 26 || reader.FirstSeq() != kept {
+				t.Fatalf("%d events, from seq %d: %v", len(events), reader.FirstSeq(), err)
+			}
+		}
+	})
+}
+
 // F6: a log was copied, both copies went on, and then files of both lay in one directory. All headers follow each other;
 // but the older segment goes on where the newer one has begun, and of those events nobody would have heard.
 func TestF6_files_of_two_copies(t *testing.T) {

@@ -123,7 +123,8 @@ func (r *reader) survey(l *Log, names []string) (s survey, known bool, err error
 		s, err = surveySegments(l.fs, l.dir, names)
 		return s, false, err
 	}
-	for len(s.segments) > 1 && filepath.Base(s.segments[0].path) != names[0] {
+	// What was dropped may still be there, in front: the writer removes it after it said so, or died before it could.
+	for len(s.segments) > 1 && !slices.Contains(names, filepath.Base(s.segments[0].path)) {
 		s.segments = s.segments[1:]
 	}
 	return s, true, nil
