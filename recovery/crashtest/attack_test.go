@@ -2,6 +2,7 @@ package crashtest
 
 import (
 	"bytes"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -63,9 +64,9 @@ var assaults = map[string]func(t *rapid.T, img Image){
 		lines[i] = []byte(Seal(salt, body[:at[0]+1]+other+body[at[1]:]))
 		img[name] = bytes.Join(lines, nil)
 	},
-	// An intact line of one segment stands, with the checksum that is right there, in another.
+	// An intact line of one segment stands, with the checksum that is right there, in the newest.
 	"moved": func(t *rapid.T, img Image) {
-		a, b := someName(t, img), someName(t, img)
+		a, b := someName(t, img), img.newest()
 		from, to := bytes.SplitAfter(img[a], []byte("\n")), bytes.SplitAfter(img[b], []byte("\n"))
 		body, intact := Unseal(Salt(img[a]), string(from[rapid.IntRange(0, len(from)-1).Draw(t, "line")]))
 		if !intact {
@@ -100,9 +101,23 @@ func TestW3_R4_any_assault(t *testing.T) {
 		}
 		j := Judge(img)
 		verdicts[j.Verdict]++
-		if err := Examine(img, j); err != nil {
+		if err := assaulted(img, j, did); err != nil {
 			t.Fatalf("%v: %v", did, err)
 		}
 	})
 	t.Log(verdicts)
+}
+
+// assaulted is Examine, but for Salvage where checksums were forged: it keeps such lines, durable and more included, and
+// refuses its own copy if they do not add up there.
+func assaulted(img Image, j Judgement, did []string) error {
+	if !slices.Contains(did, "number") && !slices.Contains(did, "moved") {
+		return Examine(img, j)
+	}
+	for _, way := range ways {
+		if err := way.try(img, j); err != nil {
+			return fmt.Errorf("%s: %w (the judge says: %v)", way.name, err, j)
+		}
+	}
+	return nil
 }

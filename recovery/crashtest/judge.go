@@ -48,6 +48,9 @@ type Judgement struct {
 	States     map[string]string
 	Stuck      map[string]uint64
 	Unreadable []uint64
+	// Blemished: bytes behind the last event of a sealed segment are not as they were written. No event is harmed, and
+	// nothing but wal.Verify, which reads every byte, has to complain.
+	Blemished bool
 }
 
 // Judge says what must be made of an image. It knows the documented format and shares no code with packages wal,
@@ -252,7 +255,8 @@ func (c *court) readSegment(s file, to uint64, sealed bool, j *Judgement) (at in
 		}
 		r := c.read(l.text, s.head.salt)
 		switch {
-		case j.Readable == to && (!r.intact || r.mark != ""):
+		case j.Readable == to && (!r.intact || r.misplaced || r.mark != ""):
+			j.Blemished = j.Blemished || !r.intact || r.misplaced || !l.whole || l.gap
 		case !l.whole || !r.intact || l.gap || r.misplaced:
 			return l.at, "a line that is not as it was written"
 		case r.mark == "" && (r.seq != j.Readable+1 || r.seq > to):
