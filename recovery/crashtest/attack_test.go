@@ -89,7 +89,7 @@ func TestW3_R4_any_assault(t *testing.T) {
 	verdicts := make(map[Verdict]int)
 	images := make(map[string]Image)
 	for _, ending := range endings {
-		images[ending] = lifeOf(t, 9, 2200, ending)
+		images[ending] = imageOf(t, 9, 2200, ending)
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		img := images[rapid.SampledFrom(endings).Draw(t, "log")].Clone()

@@ -88,7 +88,7 @@ type part struct {
 	salt    string
 	file    []byte
 	lines   []span
-	records []record
+	records []lineRecord
 }
 
 func partOf(img Image, name string) part {
@@ -100,8 +100,8 @@ func partOf(img Image, name string) part {
 	return p
 }
 
-// newest is the newest segment, which a healthy log has.
-func newest(img Image) part { return partOf(img, img.newest()) }
+// newestPart is the newest segment, which a healthy log has.
+func newestPart(img Image) part { return partOf(img, img.newest()) }
 
 // events are the lines that are events.
 func (p part) events() (lines []int) {
@@ -116,7 +116,7 @@ func (p part) events() (lines []int) {
 // covered are the events of which a line behind them says that they, and their whole group, were durable.
 func (p part) covered() []int {
 	return slices.DeleteFunc(p.events(), func(i int) bool {
-		return !slices.ContainsFunc(p.records[i+1:], func(r record) bool { return r.durable >= p.records[i].seq })
+		return !slices.ContainsFunc(p.records[i+1:], func(r lineRecord) bool { return r.durable >= p.records[i].seq })
 	})
 }
 
@@ -147,7 +147,7 @@ func splice(img Image, name string, from, to int, what []byte) {
 }
 
 func cutInLine(r *rand.Rand, img Image) bool {
-	p := newest(img)
+	p := newestPart(img)
 	keep := 1 // the header, and what says that older segments were dropped
 	for i, r := range p.records {
 		if r.mark == "floor" {
@@ -163,7 +163,7 @@ func cutInLine(r *rand.Rand, img Image) bool {
 }
 
 func cutInHeader(r *rand.Rand, img Image) bool {
-	p := newest(img)
+	p := newestPart(img)
 	if len(p.events()) > 0 || len(img.Segments()) < 2 {
 		return false
 	}
@@ -217,7 +217,7 @@ type next struct {
 }
 
 func nextOf(img Image) next {
-	p, j := newest(img), Judge(img)
+	p, j := newestPart(img), Judge(img)
 	n := next{seq: j.Last + 1, durable: j.Last, salt: p.salt}
 	for _, r := range p.records {
 		n.epoch = max(n.epoch, r.epoch)
@@ -256,7 +256,7 @@ func lossInWindow(r *rand.Rand, img Image) bool {
 // toCovered changes the line of an event in the newest segment that is known to have been durable.
 func toCovered(change func(r *rand.Rand, img Image, p part, l span) bool) func(*rand.Rand, Image) bool {
 	return func(r *rand.Rand, img Image) bool {
-		p := newest(img)
+		p := newestPart(img)
 		i, ok := pick(r, p.covered())
 		return ok && change(r, img, p, p.lines[i])
 	}
@@ -300,7 +300,7 @@ var gap = toCovered(func(r *rand.Rand, img Image, p part, l span) bool {
 })
 
 func flipLast(r *rand.Rand, img Image) bool {
-	p := newest(img)
+	p := newestPart(img)
 	events := p.events()
 	if len(events) == 0 || p.records[len(p.records)-1].mark != "closed" {
 		return false
@@ -313,7 +313,7 @@ func flipLast(r *rand.Rand, img Image) bool {
 // duplicateLine leaves the last covered event alone: the line that would tell that its copy is too much says no more than
 // that it is there once.
 func duplicateLine(r *rand.Rand, img Image) bool {
-	p := newest(img)
+	p := newestPart(img)
 	covered := p.covered()
 	i, ok := pick(r, covered[:max(len(covered)-1, 0)])
 	if !ok {
@@ -325,7 +325,7 @@ func duplicateLine(r *rand.Rand, img Image) bool {
 }
 
 func swapLines(r *rand.Rand, img Image) bool {
-	p := newest(img)
+	p := newestPart(img)
 	covered := p.covered()
 	if len(covered) < 2 {
 		return false
@@ -338,7 +338,7 @@ func swapLines(r *rand.Rand, img Image) bool {
 
 // misplacedBlock puts it where it damages an event of which a line behind the block says that it was durable.
 func misplacedBlock(r *rand.Rand, img Image) bool {
-	p := newest(img)
+	p := newestPart(img)
 	var targets []int
 	for to := block; to+block <= len(p.file); to += block {
 		if p.vital(to, to+block) {
@@ -461,7 +461,7 @@ func oldestMissing(_ *rand.Rand, img Image) bool {
 }
 
 func newestMissing(_ *rand.Rand, img Image) bool {
-	p := newest(img)
+	p := newestPart(img)
 	if len(p.events()) > 0 || len(img.Segments()) < 2 {
 		return false
 	}
@@ -471,7 +471,7 @@ func newestMissing(_ *rand.Rand, img Image) bool {
 
 // overlap begins a segment in the middle of the newest one, as the log would have gone on after a crash there.
 func overlap(r *rand.Rand, img Image) bool {
-	p := newest(img)
+	p := newestPart(img)
 	events := p.events()
 	if len(events) < 2 {
 		return false
@@ -486,19 +486,19 @@ func overlap(r *rand.Rand, img Image) bool {
 	return true
 }
 
-// standing is a job as it stands, and a step that it may take.
-type standing struct {
+// candidate is a job as it stands, and a step that it may take.
+type candidate struct {
 	id   string // quoted
 	head uint64 // the seq of its newest event
 	step string
 }
 
 // someJob is a job that may take a step.
-func someJob(r *rand.Rand, img Image) (standing, bool) {
-	var all []standing
+func someJob(r *rand.Rand, img Image) (candidate, bool) {
+	var all []candidate
 	j := Judge(img)
 	for _, id := range slices.Sorted(maps.Keys(j.States)) {
-		s := standing{id: quoted(id), step: legalStep(j.States[id])}
+		s := candidate{id: quoted(id), step: legalStep(j.States[id])}
 		for _, e := range j.Events {
 			if e.JobID == id {
 				s.head = e.Seq
@@ -522,7 +522,7 @@ func legalStep(state string) string {
 }
 
 // misfit adds an event of some job, made by line, that the job can't take.
-func misfit(line func(n next, s standing) []byte) func(*rand.Rand, Image) bool {
+func misfit(line func(n next, s candidate) []byte) func(*rand.Rand, Image) bool {
 	return func(r *rand.Rand, img Image) bool {
 		s, ok := someJob(r, img)
 		if ok {
@@ -534,19 +534,19 @@ func misfit(line func(n next, s standing) []byte) func(*rand.Rand, Image) bool {
 
 // spoilt is an event that would be legal, but for what is in it.
 func spoilt(with string) func(*rand.Rand, Image) bool {
-	return misfit(func(n next, s standing) []byte { return n.line(s.head, s.step, s.id, with) })
+	return misfit(func(n next, s candidate) []byte { return n.line(s.head, s.step, s.id, with) })
 }
 
 var (
-	unknownType = misfit(func(n next, s standing) []byte { return n.line(s.head, "job_paused", s.id, `,"until":{"a":1}`) })
-	illegal     = misfit(func(n next, s standing) []byte { return n.line(s.head, "job_submitted", s.id, "") })
-	wrongPrev   = misfit(func(n next, s standing) []byte { return n.line(s.head-1, s.step, s.id, "") })
+	unknownType = misfit(func(n next, s candidate) []byte { return n.line(s.head, "job_paused", s.id, `,"until":{"a":1}`) })
+	illegal     = misfit(func(n next, s candidate) []byte { return n.line(s.head, "job_submitted", s.id, "") })
+	wrongPrev   = misfit(func(n next, s candidate) []byte { return n.line(s.head-1, s.step, s.id, "") })
 )
 
 // added gives an event of the newest segment fields that are not ours, with a right checksum.
 func added(fields string) func(*rand.Rand, Image) bool {
 	return func(r *rand.Rand, img Image) bool {
-		p := newest(img)
+		p := newestPart(img)
 		i, ok := pick(r, p.events())
 		if !ok {
 			return false

@@ -20,10 +20,10 @@ import (
 	"github.com/jobwal/jobwal/wal/crashfs"
 )
 
-// lifeOf makes a log by an engine: so many jobs, each some steps on, alone and in groups, in several openings, of which
+// imageOf makes a log by an engine: so many jobs, each some steps on, alone and in groups, in several openings, of which
 // the last ends as said: "closed", "killed", "idle" (killed some milliseconds later) or "rotated" (killed before the first
 // event of its newest segment).
-func lifeOf(t *testing.T, jobs int, segmentBytes int64, ending string) (img Image) {
+func imageOf(t *testing.T, jobs int, segmentBytes int64, ending string) (img Image) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := crashfs.New()
 		open := func() *recovery.Engine {
@@ -99,7 +99,7 @@ var endings = []string{"killed", "idle", "closed", "rotated"}
 // W3, R4: a healthy log is judged so, and read so in every way.
 func TestExamine_a_healthy_log(t *testing.T) {
 	for _, ending := range endings {
-		img := lifeOf(t, 30, 3000, ending)
+		img := imageOf(t, 30, 3000, ending)
 		j := Judge(img)
 		if j.Verdict != Unharmed || j.Last < 90 || len(j.Events) != int(j.Last) || len(j.States) != 30 {
 			t.Fatalf("%s: %v, %d jobs", ending, j, len(j.States))
@@ -160,7 +160,7 @@ func TestDamage_F1_F2_F3_F4_F5_F6_F7_F20_F21_F22_F23_F24(t *testing.T) {
 	images := make(map[string]Image)
 	endings := endings[raced(0, 2):]
 	for _, ending := range endings {
-		images[ending] = lifeOf(t, 24, 3000, ending)
+		images[ending] = imageOf(t, 24, 3000, ending)
 	}
 	for i, d := range Damages() {
 		t.Run(d.String(), func(t *testing.T) {
@@ -205,7 +205,7 @@ func TestDamages_cover_the_catalogue(t *testing.T) {
 // F1, F3, F4, F6, F24: an engine's log, its newest segment cut at every byte, and bits turned everywhere: the engine opens
 // to the jobs that the judge counts, or refuses and changes nothing.
 func TestF1_F3_an_engine_cut_and_flipped(t *testing.T) {
-	img := lifeOf(t, 24, 3000, "closed")
+	img := imageOf(t, 24, 3000, "closed")
 	c, name, whole := new(court), img.newest(), Judge(img)
 	cuts := parallel(t, len(img[name]), raced(1, 11), func(at int) error {
 		return engineOf(c, img, name, img[name][:at:at], nil)

@@ -41,7 +41,7 @@ func judged(g GoldenDir) GoldenDir {
 // damagedBy is a small log with the damage.
 func damagedBy(t *testing.T, d Damage) Image {
 	for _, ending := range []string{"closed", "rotated"} {
-		img := lifeOf(t, 7, 2200, ending)
+		img := imageOf(t, 7, 2200, ending)
 		for seed := range uint64(20) {
 			if d.Do(rand.New(rand.NewPCG(seed, 0)), img) {
 				return img
@@ -86,7 +86,7 @@ func TestGolden(t *testing.T) {
 			size += len(content)
 		}
 		t.Run(g.Name, func(t *testing.T) {
-			if want, got := text(t, g), text(t, judged(g)); got != want {
+			if want, got := asJSON(t, g), asJSON(t, judged(g)); got != want {
 				t.Fatalf("its verdict is\n%s\nthe judge says\n%s", want, got)
 			}
 			if err := Examine(g.Image, Judge(g.Image)); err != nil {
@@ -100,7 +100,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-func text(t *testing.T, g GoldenDir) string {
+func asJSON(t *testing.T, g GoldenDir) string {
 	b, err := json.Marshal(g)
 	if err != nil {
 		t.Fatal(err)

@@ -40,7 +40,7 @@ func (i Image) read(fsys wal.FS, dir, under string) error {
 		case e.IsDir():
 			err = i.read(fsys, full, name)
 		case name != "LOCK":
-			i[name], err = readFile(fsys, full)
+			i[name], err = contentOf(fsys, full)
 		}
 		if err != nil {
 			return err
@@ -49,7 +49,7 @@ func (i Image) read(fsys wal.FS, dir, under string) error {
 	return nil
 }
 
-func readFile(fsys wal.FS, name string) (_ []byte, err error) {
+func contentOf(fsys wal.FS, name string) (_ []byte, err error) {
 	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err

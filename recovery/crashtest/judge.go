@@ -112,7 +112,7 @@ func (j *Judgement) cutTail(s file, t tail) {
 type file struct {
 	name  string
 	first uint64 // as the name says
-	head  record
+	head  lineRecord
 	lines []span // behind the header
 	body  int    // where they begin
 	file  []byte

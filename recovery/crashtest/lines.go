@@ -45,8 +45,8 @@ func spans(file []byte, from int) (lines []span) {
 // looksOurs: it may have been acknowledged, even where the header, and with it the salt, is lost.
 func (l span) looksOurs() bool { return l.whole && l.text[0] == '{' && l.text[len(l.text)-1] == '}' }
 
-// record is what a line says.
-type record struct {
+// lineRecord is what a line says.
+type lineRecord struct {
 	intact    bool   // its checksum is right
 	misplaced bool   // and yet it says nothing that has a place in a log
 	problem   string // it has a place, but is no event that can be read
@@ -60,7 +60,7 @@ type record struct {
 	args, output                    json.RawMessage
 }
 
-func (r record) event() wal.Event {
+func (r lineRecord) event() wal.Event {
 	if r.problem != "" {
 		return wal.Event{Seq: r.seq, Prev: r.prev, JobID: r.job, Problem: r.problem}
 	}
@@ -71,13 +71,13 @@ func (r record) event() wal.Event {
 // court remembers what lines said. The zero value is ready; safe for concurrent use.
 type court struct {
 	mu   sync.Mutex // guards the field below
-	seen map[string]record
+	seen map[string]lineRecord
 }
 
 // read reads a line. Of one that is not intact nothing else is said.
-func (c *court) read(text []byte, salt string) record {
+func (c *court) read(text []byte, salt string) lineRecord {
 	if _, intact := Unseal(salt, string(text)); !intact {
-		return record{}
+		return lineRecord{}
 	}
 	key := salt + string(text)
 	c.mu.Lock()
@@ -85,7 +85,7 @@ func (c *court) read(text []byte, salt string) record {
 	r, known := c.seen[key]
 	if !known {
 		if c.seen == nil {
-			c.seen = make(map[string]record)
+			c.seen = make(map[string]lineRecord)
 		}
 		r = parse(text)
 		c.seen[key] = r
@@ -94,39 +94,39 @@ func (c *court) read(text []byte, salt string) record {
 }
 
 // header is a file's first line, if it is a header with a right checksum.
-func (c *court) header(file []byte) (r record, end int, ok bool) {
+func (c *court) header(file []byte) (r lineRecord, end int, ok bool) {
 	n := bytes.IndexByte(file, '\n')
 	if n < 0 {
-		return record{}, 0, false
+		return lineRecord{}, 0, false
 	}
 	var says struct{ Salt string }
 	if json.Unmarshal(file[:n], &says) != nil {
-		return record{}, 0, false
+		return lineRecord{}, 0, false
 	}
 	r = c.read(file[:n], says.Salt)
 	if r.mark != "segment" {
-		return record{}, 0, false
+		return lineRecord{}, 0, false
 	}
 	return r, n + 1, true
 }
 
 // parse takes a line apart whose checksum is right.
-func parse(text []byte) record {
-	r := record{intact: true}
+func parse(text []byte) lineRecord {
+	r := lineRecord{intact: true}
 	err := strict(text)
 	if err == nil {
 		if err = r.fields(text); err == nil {
 			return r
 		}
 	}
-	r = record{intact: true, problem: err.Error()}
+	r = lineRecord{intact: true, problem: err.Error()}
 	r.place(text)
 	return r
 }
 
 // fields reads the members of a line that is strict JSON. Names are what they are, byte for byte: encoding/json would
 // take "Seq" for "seq" in a struct.
-func (r *record) fields(text []byte) (err error) {
+func (r *lineRecord) fields(text []byte) (err error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(text, &members); err != nil {
 		return err
@@ -184,7 +184,7 @@ var (
 )
 
 // place reads, of an event that cannot be read, what gives it its place.
-func (r *record) place(text []byte) {
+func (r *lineRecord) place(text []byte) {
 	at := front.FindSubmatch(text)
 	if at == nil {
 		r.misplaced = true
