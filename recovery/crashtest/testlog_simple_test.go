@@ -8,8 +8,8 @@ import (
 	"github.com/jobwal/jobwal/wal"
 )
 
-// onSimple opens a SimpleLog on the disk of onDisk.
-type onSimple struct{ *onDisk }
+// onSimple opens a SimpleLog on the disk of diskOpener.
+type onSimple struct{ *diskOpener }
 
 func (d onSimple) Open(context.Context) (recovery.Log, error) { return OpenSimple(d.faulty, "jobs") }
 

@@ -715,7 +715,8 @@ var badLogs = []struct {
 		}
 	}, []string{byConcurrent}},
 	{"hides events of unknown type", func(b *bent) {
-		b.follow = filtered(b.follow, func(e wal.Event) bool { return e.Type != "job_dreamt" })
+		known := func(e wal.Event) bool { return e.Type != "job_dreamt" }
+		b.follow, b.events = filtered(b.follow, known), filtered(b.events, known)
 	}, []string{byEngineStay}},
 }
 

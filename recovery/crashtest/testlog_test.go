@@ -10,19 +10,19 @@ import (
 	"github.com/jobwal/jobwal/wal/crashfs"
 )
 
-// onDisk opens a log in a directory of a disk that can lose power.
-type onDisk struct {
+// diskOpener opens a log in a directory of a disk that can lose power.
+type diskOpener struct {
 	opts   wal.Options
 	disk   *crashfs.FS
 	faulty *crashfs.Faulty
 }
 
-func newOnDisk(opts wal.Options) *onDisk {
+func newOnDisk(opts wal.Options) *diskOpener {
 	disk := crashfs.New()
-	return &onDisk{opts, disk, crashfs.Inject(disk, nil)}
+	return &diskOpener{opts, disk, crashfs.Inject(disk, nil)}
 }
 
-func (d *onDisk) Open(context.Context) (recovery.Log, error) {
+func (d *diskOpener) Open(context.Context) (recovery.Log, error) {
 	d.opts.FS = d.faulty
 	return openDisk("jobs", d.opts)
 }
@@ -35,10 +35,10 @@ func openDisk(dir string, opts wal.Options) (recovery.Log, error) {
 	return recovery.OnDisk(log), nil
 }
 
-func (d *onDisk) MaxEventBytes() int { return d.opts.MaxEventBytes }
+func (d *diskOpener) MaxEventBytes() int { return d.opts.MaxEventBytes }
 
 // Crash stops the disk before it looks what is on it: nothing is shown any more that is not.
-func (d *onDisk) Crash() {
+func (d *diskOpener) Crash() {
 	d.faulty.Stop()
 	d.disk = d.disk.Crash(crashfs.SyncedOnly)
 	d.faulty = crashfs.Inject(d.disk, nil)
