@@ -268,8 +268,8 @@ func jReadable(segments []jSegment, last uint64) (readable uint64, corrupt bool)
 		for _, l := range jLines(s.file, s.body) {
 			r, ok := jIntact(l.text, s.header.Salt)
 			switch {
-			case readable == to && ok && r.Mark == "" && sealed:
-				return readable, true // the next segment claims its seq, too
+			case readable == to && ok && sealed && r.Durable > to:
+				return readable, true // the next segment claims that seq, too
 			case readable == to:
 			case !l.whole || !ok || l.gap || r.Mark == "" && r.Seq != readable+1:
 				return readable, true

@@ -29,7 +29,7 @@ func TestPrefill_grows_with_the_log(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, "", wal.Options{Prefill: wal.PrefillOn, SegmentBytes: 4 << 20})
 		filled, most := 0, 0
-		for range 3000 {
+		for range thin(3000, 800) {
 			w.append(1, 100)
 			size, used := len(w.rawSegment(t)), usedOf(w.rawSegment(t))
 			require.LessOrEqual(t, size, 2*used, "a small log stays small")
@@ -37,8 +37,9 @@ func TestPrefill_grows_with_the_log(t *testing.T) {
 				filled++
 			}
 		}
-		require.Greater(t, filled, 2900, "nearly every append finds its blocks in place")
-		require.Equal(t, 256<<10, (most+1000)/1024*1024, "no more than that is filled at once")
+		require.Greater(t, filled, thin(2900, 700), "nearly every append finds its blocks in place")
+		require.LessOrEqual(t, most, 256<<10, "no more than that is filled at once")
+		require.Greater(t, most, thin(255<<10, 100<<10))
 		mustClose(t, w.log)
 		raw := w.rawSegment(t)
 		require.Equal(t, usedOf(raw), len(raw), "cut to size")

@@ -191,8 +191,9 @@ func (r *rangeReader) event() (Event, error) {
 	}
 }
 
-// over reads what follows a sealed segment's last event. Another one would claim a seq that the next segment holds, as
-// when files of two copies of one log, each of which went on by itself, lie in one directory.
+// over reads what follows a sealed segment's last event. If it speaks of a later one as durable, that seq was given twice,
+// as when files of two copies of one log, each of which went on by itself, lie in one directory. What nothing speaks of
+// is a torn tail that was cut, on a disk that lied about it.
 func (r *rangeReader) over() error {
 	for {
 		l, err := r.lines.next()
@@ -202,14 +203,10 @@ func (r *rangeReader) over() error {
 		if err != nil {
 			return err
 		}
-		if r.decode(l.bytes, r.seg.seed, &r.rec) == nil && r.rec.mark == nil {
-			return r.corrupt(l.at, claimedTwice(r.rec.seq))
+		if r.decode(l.bytes, r.seg.seed, &r.rec) == nil && r.rec.durable >= r.next {
+			return r.corrupt(l.at, fmt.Sprintf("seq %d was durable here, and the next segment claims it too", r.rec.durable))
 		}
 	}
-}
-
-func claimedTwice(seq uint64) string {
-	return fmt.Sprintf("seq %d, which the next segment claims too", seq)
 }
 
 func (r *rangeReader) corrupt(at int64, reason string) error {

@@ -340,7 +340,7 @@ func (c *checker) intact(f File, seg segment, behind uint64) ([]where, error) {
 			c.damage(&CorruptError{Path: seg.path, Offset: l.at, Seq: rec.seq, Reason: fmt.Sprintf("seq %d again, after %d", rec.seq, next-1)})
 		}
 		if rec.seq >= behind {
-			c.damage(&CorruptError{Path: seg.path, Offset: l.at, Seq: rec.seq, Reason: claimedTwice(rec.seq)})
+			c.damage(&CorruptError{Path: seg.path, Offset: l.at, Seq: rec.seq, Reason: fmt.Sprintf("seq %d, which the next segment begins with or holds", rec.seq)})
 		}
 		next = max(next, rec.seq+1)
 		events = append(events, where{rec.seq, rec.epoch, rec.more, l.at + int64(at), len(rest)})

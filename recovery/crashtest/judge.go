@@ -247,7 +247,8 @@ func (c *court) readAll(segments []file, j *Judgement) {
 	}
 }
 
-// readSegment reads one segment up to seq to. A sealed one has no event behind that: it would be the next one's.
+// readSegment reads one segment up to seq to. Nothing behind that, in a sealed one, speaks of a later seq as durable: it
+// would be the next one's. An event of which nothing does was cut once.
 func (c *court) readSegment(s file, to uint64, sealed bool, j *Judgement) (at int, reason string) {
 	for _, l := range s.lines {
 		if j.Readable == to && !sealed {
@@ -255,8 +256,10 @@ func (c *court) readSegment(s file, to uint64, sealed bool, j *Judgement) (at in
 		}
 		r := c.read(l.text, s.head.salt)
 		switch {
-		case j.Readable == to && (!r.intact || r.misplaced || r.mark != ""):
-			j.Blemished = j.Blemished || !r.intact || r.misplaced || !l.whole || l.gap
+		case j.Readable == to && r.intact && !r.misplaced && r.durable > to:
+			return l.at, fmt.Sprintf("seq %d was durable here", r.durable)
+		case j.Readable == to:
+			j.Blemished = j.Blemished || !r.intact || r.misplaced || r.mark == "" || !l.whole || l.gap
 		case !l.whole || !r.intact || l.gap || r.misplaced:
 			return l.at, "a line that is not as it was written"
 		case r.mark == "" && (r.seq != j.Readable+1 || r.seq > to):
