@@ -67,17 +67,19 @@ func TestF14_real_power_cut(t *testing.T) {
 // The test above has teeth: a log that does not sync is found out.
 func TestF14_real_power_cut_finds_a_log_that_does_not_sync(t *testing.T) {
 	for _, kind := range realKinds {
-		t.Run(kind.name, func(t *testing.T) {
-			d := realdisk.New(t, kind.name, kind.bytes)
-			r := &realLedger{fates: make(map[int]*realFate)}
-			for range 10 {
-				if err := r.crash(t, d, realSabotageVariable+"=1"); err != nil {
-					t.Logf("%s: found in crash %d: %v", kind.name, r.count.crashes, err)
-					return
+		for saboteur := range realSaboteurs {
+			t.Run(kind.name+"/"+saboteur, func(t *testing.T) {
+				d := realdisk.New(t, kind.name, kind.bytes)
+				r := &realLedger{fates: make(map[int]*realFate)}
+				for range 20 {
+					if err := r.crash(t, d, realSabotageVariable+"="+saboteur); err != nil {
+						t.Logf("found in crash %d: %v", r.count.crashes, err)
+						return
+					}
 				}
-			}
-			t.Errorf("not found: %v", r.count)
-		})
+				t.Errorf("not found: %v", r.count)
+			})
+		}
 	}
 }
 

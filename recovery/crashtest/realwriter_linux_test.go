@@ -23,7 +23,7 @@ import (
 // What a test binary that a test started is to do in place of tests stands in its environment.
 const (
 	realWriterVariable   = "JOBWAL_TEST_REAL_WRITER"   // be a writer, in the round of this number
-	realSabotageVariable = "JOBWAL_TEST_REAL_SABOTAGE" // be a bad one
+	realSabotageVariable = "JOBWAL_TEST_REAL_SABOTAGE" // be one of realSaboteurs
 )
 
 func init() {
@@ -93,8 +93,8 @@ func (w *realWriter) say(l realLine) {
 
 func writeUntilShutdown(root string, round int) {
 	w := &realWriter{FS: wal.OS, writing: make(chan struct{})}
-	if os.Getenv(realSabotageVariable) != "" {
-		w.FS = neverSynced{wal.OS}
+	if saboteur, ok := realSaboteurs[os.Getenv(realSabotageVariable)]; ok {
+		w.FS = saboteur
 	}
 	var shutdown sync.WaitGroup
 	shutdown.Go(func() { w.shutdownWhenTold(root) })
@@ -216,14 +216,39 @@ func (f realFile) WriteAt(b []byte, at int64) (n int, err error) {
 	return n, err
 }
 
-// neverSynced is the oldest mistake: it says that it synced.
-type neverSynced struct{ wal.FS }
-
-type neverSyncedFile struct{ wal.File }
-
-func (f neverSynced) OpenFile(name string, flag int, perm os.FileMode) (wal.File, error) {
-	file, err := f.FS.OpenFile(name, flag, perm)
-	return neverSyncedFile{file}, err
+// realSaboteurs are the oldest mistake: they say that they synced. One syncs nothing; the other a new segment's header and
+// the directory, and then no line.
+var realSaboteurs = map[string]seldomSynced{
+	"no sync":         {FS: wal.OS},
+	"no sync of data": {FS: wal.OS, syncs: 1},
 }
-func (neverSynced) SyncDir(string) error { return nil }
-func (neverSyncedFile) Sync() error      { return nil }
+
+type seldomSynced struct {
+	wal.FS
+	syncs int // of each file
+}
+
+func (s seldomSynced) OpenFile(name string, flag int, perm os.FileMode) (wal.File, error) {
+	file, err := s.FS.OpenFile(name, flag, perm)
+	return &seldomSyncedFile{file, s.syncs}, err
+}
+
+func (s seldomSynced) SyncDir(name string) error {
+	if s.syncs == 0 {
+		return nil
+	}
+	return s.FS.SyncDir(name)
+}
+
+type seldomSyncedFile struct {
+	wal.File
+	left int
+}
+
+func (f *seldomSyncedFile) Sync() error {
+	if f.left == 0 {
+		return nil
+	}
+	f.left--
+	return f.File.Sync()
+}
