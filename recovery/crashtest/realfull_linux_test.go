@@ -1,0 +1,179 @@
+package crashtest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/jobwal/jobwal/recovery/crashtest/internal/realdisk"
+	"github.com/jobwal/jobwal/wal"
+)
+
+// fullKinds are how small a file system can be: 4 MiB of ext4 have a journal, and blocks of 1 KiB; tmpfs counts pages,
+// and needs no loop device. XFS is never smaller than 300 MiB.
+var fullKinds = []string{"ext4", "tmpfs"}
+
+const fullBytes = 4 << 20
+
+// A fullLog is a log on a small disk, and what it acknowledged.
+type fullLog struct {
+	*testing.T
+	disk  *realdisk.Disk
+	opts  wal.Options
+	log   *wal.Log
+	acked []wal.Event
+	full  int // appends refused
+	size  int // of the payload of the next append
+}
+
+func newFullLog(t *testing.T, kind string, opts wal.Options) *fullLog {
+	return &fullLog{T: t, disk: realdisk.New(t, kind, fullBytes), opts: opts}
+}
+
+func (f *fullLog) dir() string { return filepath.Join(f.disk.Dir(), "log") }
+
+func (f *fullLog) open() {
+	f.Helper()
+	log, err := wal.Open(f.dir(), f.opts)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.log = log
+	f.check()
+}
+
+func (f *fullLog) close() {
+	f.Helper()
+	if err := f.log.Close(); err != nil {
+		f.Fatal(err)
+	}
+	found, err := wal.Verify(f.dir())
+	if err != nil || found.LastSeq != uint64(len(f.acked)) || found.TornBytes() != 0 {
+		f.Fatalf("Verify: %+v, %v", found, err)
+	}
+}
+
+// fill appends until there is room for nothing more, not even a small event.
+func (f *fullLog) fill() {
+	f.Helper()
+	for _, size := range []int{20_000, 1000, 1} {
+		for f.append(3, size) {
+		}
+	}
+}
+
+// append tells whether there was room. That there was none is a definite no: nothing of it is there, reads go on, and so
+// may appends.
+func (f *fullLog) append(of, size int) bool {
+	f.Helper()
+	events := make([]wal.Event, of)
+	for k := range events {
+		f.size++
+		events[k] = wal.Event{Type: wal.JobSubmitted, JobID: fmt.Sprintf("job-%d", f.size), Capability: "shell",
+			Args: fmt.Appendf(nil, `"%0*d"`, size, f.size)}
+	}
+	first, err := f.log.Append(context.Background(), events...)
+	if err != nil {
+		f.wantNoSpace(err)
+		f.full++
+		f.check()
+		return false
+	}
+	if first != uint64(len(f.acked)+1) {
+		f.Fatalf("seq %d after %d", first, len(f.acked))
+	}
+	f.acked = append(f.acked, events...)
+	return true
+}
+
+func (f *fullLog) wantNoSpace(err error) *wal.NoSpaceError {
+	f.Helper()
+	var full *wal.NoSpaceError
+	if !errors.Is(err, wal.ErrNoSpace) || !errors.Is(err, unix.ENOSPC) || errors.Is(err, wal.ErrFailed) ||
+		!errors.As(err, &full) || full.Need <= 0 || full.Path == "" {
+		f.Fatalf("%#v: %v", err, err)
+	}
+	return full
+}
+
+// check reads all there is: what was acknowledged, and nothing else.
+func (f *fullLog) check() {
+	f.Helper()
+	n := 0
+	for e, err := range f.log.Events(1) {
+		if err != nil {
+			f.Fatal(err)
+		}
+		if n == len(f.acked) {
+			f.Fatalf("seq %d was not acknowledged", e.Seq)
+		}
+		want := f.acked[n]
+		n++
+		want.Seq, want.Epoch, want.Time = uint64(n), e.Epoch, e.Time
+		if err := sameEvent(e, want); err != nil {
+			f.Fatal(err)
+		}
+	}
+	if n != len(f.acked) {
+		f.Fatalf("%d events are there, %d were acknowledged", n, len(f.acked))
+	}
+}
+
+// ballast takes room: so many bytes, or, with a negative number, all there is.
+func (f *fullLog) ballast(name string, bytes int) {
+	f.Helper()
+	file, err := os.Create(filepath.Join(f.disk.Dir(), name))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for block := make([]byte, 1024); bytes != 0 && err == nil; bytes -= len(block) {
+		_, err = file.Write(block)
+	}
+	if err != nil && (bytes > 0 || !errors.Is(err, unix.ENOSPC)) {
+		f.Fatal(err)
+	}
+	if err := errors.Join(file.Sync(), file.Close()); err != nil {
+		f.Fatal(err)
+	}
+}
+
+func (f *fullLog) free(name string) {
+	f.Helper()
+	if err := os.Remove(filepath.Join(f.disk.Dir(), name)); err != nil {
+		f.Fatal(err)
+	}
+}
+
+// F10 for real: a disk of 4 MiB is filled up, some of it is freed, and it is filled again, with the log open and across
+// openings, with segments of all sizes.
+func TestF10_real_full_disk(t *testing.T) {
+	for _, kind := range fullKinds {
+		for _, segment := range []int64{4 << 10, 64 << 10, 8 << 20} {
+			t.Run(fmt.Sprintf("%s/segment=%d", kind, segment), func(t *testing.T) {
+				f := newFullLog(t, kind, wal.Options{SegmentBytes: segment})
+				for i := range 6 {
+					f.ballast(fmt.Sprint("ballast", i), 300<<10)
+				}
+				f.open()
+				for i := range 6 {
+					f.fill()
+					f.free(fmt.Sprint("ballast", i))
+					if !f.append(1, 1000) {
+						t.Fatal("there is room again, and the append was refused")
+					}
+					if i%2 == 1 {
+						f.close()
+						f.open()
+					}
+				}
+				f.close()
+				t.Logf("%d events, %d appends refused", len(f.acked), f.full)
+			})
+		}
+	}
+}
