@@ -36,7 +36,7 @@ var realKinds = []struct {
 // F14, F1, F2, F9, W2, W3, W6, for real: the file system goes away under a writer, at any instant, inside Open and inside
 // a repair too. What was acknowledged before is there, and the next writer goes on.
 func TestF14_real_power_cut(t *testing.T) {
-	crashes := thinReal(12, 6)
+	crashes := thinReal(8, 4)
 	if s := os.Getenv(realCrashesVariable); s != "" {
 		var err error
 		if crashes, err = strconv.Atoi(s); err != nil {
@@ -57,6 +57,7 @@ func TestF14_real_power_cut(t *testing.T) {
 					}
 				}
 				count = r.count
+				d.Discard()
 			}
 			each := time.Since(started) / time.Duration(count.crashes)
 			t.Logf("%s: %v; %v each", kind.name, count, each.Round(time.Millisecond))

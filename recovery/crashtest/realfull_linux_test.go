@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -176,4 +178,85 @@ func TestF10_real_full_disk(t *testing.T) {
 			})
 		}
 	}
+}
+
+// F27 for real: no room at Open, for whatever it has to write. It says how much is lacking, and leaves everything as it
+// was; with some room it opens.
+func TestF27_real_full_disk_at_open(t *testing.T) {
+	ends := map[string]func(f *fullLog){
+		"closed": func(*fullLog) {},
+		"torn":   func(f *fullLog) { f.tear(100_000) },
+		"new":    func(f *fullLog) { f.acked = nil; f.must(os.RemoveAll(f.dir())) },
+	}
+	for _, kind := range fullKinds {
+		for name, end := range ends {
+			t.Run(kind+"/"+name, func(t *testing.T) {
+				f := newFullLog(t, kind, wal.Options{})
+				f.open()
+				f.append(3, 1000)
+				f.close()
+				end(f)
+				f.ballast("reserve", 400<<10)
+				f.ballast("ballast", -1)
+				before := f.files()
+				log, err := wal.Open(f.dir(), f.opts)
+				if err == nil {
+					f.Fatal("opened, on a full disk: ", log.Report())
+				}
+				full := f.wantNoSpace(err)
+				if after := f.files(); !maps.Equal(before, after) {
+					t.Errorf("something was changed:\n%q\n%q", before, after)
+				}
+				if name == "torn" && full.Need < 100_000 {
+					t.Errorf("the copy of 100000 bytes needs %d", full.Need)
+				}
+				f.free("reserve")
+				f.open()
+				if torn := f.log.Report().TornBytes(); (torn > 0) != (name == "torn") {
+					t.Errorf("%d torn bytes", torn)
+				}
+				f.append(1, 1)
+				f.close()
+			})
+		}
+	}
+}
+
+// tear takes the mark of a clean end off the newest segment and puts part of a large event there, as a crash leaves it.
+func (f *fullLog) tear(bytes int) {
+	f.Helper()
+	segments, err := filepath.Glob(filepath.Join(f.dir(), "*.jsonl"))
+	f.must(err)
+	path := segments[len(segments)-1]
+	data, err := os.ReadFile(path)
+	f.must(err)
+	data = data[:strings.LastIndexByte(string(data[:len(data)-1]), '\n')+1]
+	data = append(data, `{"seq":4,"`+strings.Repeat("x", bytes)...)
+	f.must(os.WriteFile(path, data, 0o644))
+}
+
+func (f *fullLog) must(err error) {
+	f.Helper()
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+// files is what is in the log's directory, but for LOCK and empty directories, which hold nothing that could be lost.
+func (f *fullLog) files() map[string]string {
+	f.Helper()
+	found := make(map[string]string)
+	err := filepath.WalkDir(f.dir(), func(path string, d os.DirEntry, err error) error {
+		if errors.Is(err, os.ErrNotExist) && path == f.dir() {
+			return nil
+		}
+		if err != nil || d.IsDir() || d.Name() == "LOCK" {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		found[path] = string(data)
+		return err
+	})
+	f.must(err)
+	return found
 }

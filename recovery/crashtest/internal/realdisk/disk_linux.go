@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,27 +16,25 @@ import (
 type Disk struct {
 	t     testing.TB
 	kind  string
-	image string // "" for tmpfs
+	image *os.File // nil for tmpfs
 	loop  *os.File
 	mount *os.File
 }
 
-// New makes an image of so many bytes (sparse; mkfs.xfs wants 300 MiB, mkfs.ext4 for one with a journal 2), a file
-// system of the kind "ext4" or "xfs" in it, and mounts that until the test is over. kind "tmpfs" needs no image and no
-// loop device, and forgets everything when unmounted.
+// New makes an image of so many bytes (in memory and sparse; XFS wants 300 MiB, ext4 with a journal 2), a file system of
+// the kind "ext4" or "xfs" in it, and mounts that until the test is over. kind "tmpfs" needs no image and no loop device,
+// and forgets everything when unmounted.
 func New(t testing.TB, kind string, bytes int64) *Disk {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it mounts a file system")
 	}
 	d := &Disk{t: t, kind: kind}
+	t.Cleanup(d.Discard)
 	if kind == "tmpfs" {
-		t.Cleanup(d.unmount)
 		d.mountWith("size", strconv.FormatInt(bytes, 10))
 		return d
 	}
-	d.image = filepath.Join(t.TempDir(), kind+".img")
-	t.Cleanup(d.unmount) // runs before TempDir's own
 	d.format(bytes)
 	d.attach()
 	d.mountWith("source", d.loop.Name())
@@ -95,16 +92,23 @@ func (d *Disk) format(bytes int64) {
 	if err != nil {
 		d.t.Skipf("needs mkfs.%s (package e2fsprogs or xfsprogs): %v", d.kind, err)
 	}
-	if err := os.WriteFile(d.image, nil, 0o600); err != nil {
+	fd, err := unix.MemfdCreate(imageName, unix.MFD_CLOEXEC)
+	if err != nil {
+		d.t.Fatal(os.NewSyscallError("memfd_create", err))
+	}
+	d.image = os.NewFile(uintptr(fd), imageName)
+	if err := d.image.Truncate(bytes); err != nil {
 		d.t.Fatal(err)
 	}
-	if err := os.Truncate(d.image, bytes); err != nil {
-		d.t.Fatal(err)
-	}
-	if out, err := exec.Command(mkfs, "-q", d.image).CombinedOutput(); err != nil {
+	cmd := exec.Command(mkfs, "-q", DirOf(3))
+	cmd.ExtraFiles = []*os.File{d.image}
+	if out, err := cmd.CombinedOutput(); err != nil {
 		d.t.Fatalf("%s: %v\n%s", mkfs, err, out)
 	}
 }
+
+// imageName is what the kernel shows as the loop device's file, behind "/memfd:".
+var imageName = fmt.Sprintf("realdisk-of-%d", os.Getpid())
 
 // attach puts the image on a free loop device, which is freed when the last one to have it open, or mounted, is gone.
 func (d *Disk) attach() {
@@ -114,11 +118,6 @@ func (d *Disk) attach() {
 		d.t.Skip("needs a loop device: ", err)
 	}
 	defer control.Close() // only asked
-	image, err := os.OpenFile(d.image, os.O_RDWR, 0)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer image.Close() // the kernel has its own by then
 	for {
 		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 		if err != nil {
@@ -128,7 +127,7 @@ func (d *Disk) attach() {
 		if err != nil {
 			d.t.Skip("needs a loop device: ", err)
 		}
-		config := unix.LoopConfig{Fd: uint32(image.Fd())}
+		config := unix.LoopConfig{Fd: uint32(d.image.Fd())}
 		config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
 		err = unix.IoctlLoopConfigure(int(loop.Fd()), &config)
 		if err == nil {
@@ -174,6 +173,16 @@ func complaints(fsfd int) string {
 			return all.String()
 		}
 		fmt.Fprintf(&all, "; %s", strings.TrimSpace(string(buf[:n])))
+	}
+}
+
+// Discard ends the file system before the test is over.
+func (d *Disk) Discard() {
+	d.t.Helper()
+	d.unmount()
+	if d.image != nil {
+		_ = d.image.Close() // and with that it is gone
+		d.image = nil
 	}
 }
 
