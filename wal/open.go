@@ -59,11 +59,11 @@ func (l *Log) openWriter() (err error) {
 	if len(found.segments) == 0 {
 		// crash C3: directories made, but not all synced. The next Open makes or syncs them again.
 		if err := makeDirs(l.fs, l.dir); err != nil {
-			return err
+			return noSpace(err, l.dir, maxHeader)
 		}
 	}
 	if l.lock, err = l.fs.Lock(l.dir); err != nil {
-		return err
+		return noSpace(err, l.dir, maxHeader)
 	}
 	open := false
 	defer func() { // also when Options.Inspect panics
@@ -235,7 +235,7 @@ func (l *Log) rewrite(f File, t tail, write func(at int64, buf []byte) error) er
 			return err
 		}
 		if err := write(from, buf[:n]); err != nil {
-			return err
+			return noSpace(err, seg.path, t.end-from) // of a file system that never writes in place
 		}
 		from += int64(n)
 	}

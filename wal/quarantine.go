@@ -30,7 +30,7 @@ type cutNote struct {
 func quarantine(fsys FS, dir string, t Torn, now time.Time) (string, error) {
 	into := filepath.Join(dir, quarantineDir)
 	if err := makeDir(fsys, into); err != nil {
-		return "", err
+		return "", noSpace(err, into, t.Bytes)
 	}
 	src, err := fsys.OpenFile(t.Path, os.O_RDONLY, 0)
 	if err != nil {
