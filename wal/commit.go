@@ -554,6 +554,9 @@ func (l *Log) dropBefore(seq uint64) error {
 		return nil
 	}
 	floor := l.segments[n].first
+	if err := l.held(); err != nil {
+		return wrapped(err)
+	}
 	if err := l.makeRoom(maxHeader); err != nil {
 		return err
 	}

@@ -35,6 +35,10 @@ type FS interface {
 	SyncDir(name string) error
 	// Lock takes the one writer's lock of a directory without waiting and holds it until the Closer is closed or the
 	// process is dead, whichever comes first. Where another holds it, the error is a *LockedError.
+	//
+	// If the Closer has a method Held() error, the log calls it before and after it makes a segment, and before it drops
+	// any. An error means that the directory's name has come to mean another directory: nothing is dropped, and a log that
+	// needs another segment has failed.
 	Lock(dir string) (io.Closer, error)
 }
 
@@ -92,13 +96,13 @@ func (f osFile) Size() (int64, error) {
 // second one in, and the file LOCK everywhere, which says who holds it.
 func (osFS) Lock(dir string) (io.Closer, error) {
 	path := filepath.Join(dir, lockName)
-	var held locks
+	held := locks{dir: dir}
 	if canLockDirs {
-		if err := held.take(dir, flock.New(dir, flock.SetFlag(os.O_RDONLY))); err != nil {
+		if err := held.take(flock.New(dir, flock.SetFlag(os.O_RDONLY))); err != nil {
 			return nil, err
 		}
 	}
-	if err := held.take(dir, flock.New(path, flock.SetPermissions(0o644))); err != nil {
+	if err := held.take(flock.New(path, flock.SetPermissions(0o644))); err != nil {
 		return nil, errors.Join(err, held.Close())
 	}
 	// The pid is for people; a LOCK that cannot be written locks all the same.
@@ -106,27 +110,50 @@ func (osFS) Lock(dir string) (io.Closer, error) {
 	return &held, nil
 }
 
-// locks is what Lock took, in order.
-type locks []*flock.Flock
+// locks is what Lock took, in order; where directories can be locked, the directory first.
+type locks struct {
+	dir   string
+	taken []*flock.Flock
+}
 
-func (l *locks) take(dir string, f *flock.Flock) error {
+func (l *locks) take(f *flock.Flock) error {
 	ok, err := f.TryLock()
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", f.Path(), err)
 	}
 	if !ok {
-		return &LockedError{Dir: dir, PID: lockHolder(dir)}
+		return &LockedError{Dir: l.dir, PID: lockHolder(l.dir)}
 	}
-	*l = append(*l, f)
+	l.taken = append(l.taken, f)
+	return nil
+}
+
+// Held tells whether the name still means the directory that is locked. One that was moved away, with another in its
+// place, has two names to it: the open segment is here, what is made next would be there, in what may be another's log.
+func (l *locks) Held() error {
+	if !canLockDirs {
+		return nil // nor can a directory with open files be moved, on Windows
+	}
+	locked, err := l.taken[0].Stat()
+	if err != nil {
+		return err
+	}
+	named, err := os.Stat(l.dir)
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(locked, named) {
+		return fmt.Errorf("wal: %s is not the directory that was opened: that one was moved or removed", l.dir)
+	}
 	return nil
 }
 
 func (l *locks) Close() error {
 	var errs []error
-	for i := len(*l) - 1; i >= 0; i-- {
-		errs = append(errs, (*l)[i].Unlock())
+	for i := len(l.taken) - 1; i >= 0; i-- {
+		errs = append(errs, l.taken[i].Unlock())
 	}
-	*l = nil
+	l.taken = nil
 	return errors.Join(errs...)
 }
 

@@ -313,11 +313,17 @@ func (l *Log) addSegment(extra ...mark) error {
 	case n > 0:
 		prior = l.segments[n-1].first
 	}
+	if err := l.held(); err != nil {
+		return err
+	}
 	seg, f, err := createSegment(l.fs, l.dir, mark{
 		Log: l.id, Prior: prior, First: l.last + 1, Epoch: l.epoch, Time: l.opts.Now(), Floor: l.floor, Durable: l.last,
 	}, extra...)
 	if err != nil {
 		return err
+	}
+	if err := l.held(); err != nil { // moved while it was made: whoever has the name, it is not this log
+		return errors.Join(err, f.Close())
 	}
 	l.mu.Lock()
 	if replace {
@@ -326,6 +332,14 @@ func (l *Log) addSegment(extra ...mark) error {
 	l.segments = append(l.segments, seg)
 	l.mu.Unlock()
 	l.active, l.next, l.witnessed, l.filled = f, l.last+1, l.last, seg.size
+	return nil
+}
+
+// held asks the lock, if it can say so, whether the directory is still the one that is locked.
+func (l *Log) held() error {
+	if lock, ok := l.lock.(interface{ Held() error }); ok {
+		return lock.Held()
+	}
 	return nil
 }
 
