@@ -18,6 +18,10 @@ import (
 
 // child is another process, run by a test: this test binary, started again.
 func child(run, dir string) {
+	if run == "echo" {
+		_, _ = io.Copy(os.Stdout, os.Stdin)
+		return
+	}
 	l, err := wal.Open(dir, wal.Options{SegmentBytes: 4096})
 	if err != nil {
 		fmt.Println(err)
@@ -29,6 +33,11 @@ func child(run, dir string) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 	case "append":
 		appendForEver(l)
+	case "agent", "leaky agent":
+		if run == "leaky agent" {
+			leakDescriptors()
+		}
+		runCommand()
 	}
 	if err := l.Close(); err != nil {
 		fmt.Println(err)
@@ -70,7 +79,7 @@ func appendForEver(l *wal.Log) {
 
 type process struct {
 	cmd   *exec.Cmd
-	in    io.Closer
+	in    io.WriteCloser
 	lines *bufio.Scanner
 }
 
