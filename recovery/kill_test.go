@@ -92,12 +92,14 @@ type said struct {
 	state statemachine.State
 }
 
-// A process that is killed at any instant has every acknowledged event back, and is told which jobs were interrupted.
-func TestSIGKILL_acknowledged_is_recovered_and_interrupted_is_right(t *testing.T) {
+// F14: a process that is killed at any instant has every acknowledged event back, and is told which jobs were interrupted.
+func TestF14_SIGKILL_acknowledged_is_recovered_and_interrupted_is_right(t *testing.T) {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	dir, acked, next := filepath.Join(t.TempDir(), "deeper", "jobs"), make(map[uint64]said), uint64(1)
-	for range 10 {
+	const kills = 10
+	torn := 0
+	for range kills {
 		cmd := exec.Command(self)
 		cmd.Env = append(os.Environ(), childVariable+"="+dir)
 		in, err := cmd.StdinPipe()
@@ -119,9 +121,11 @@ func TestSIGKILL_acknowledged_is_recovered_and_interrupted_is_right(t *testing.T
 		}
 		require.Error(t, cmd.Wait(), "killed")
 		_ = in.Close() // it was held open for the child, which ends with it
-		next = checkKilled(t, dir, acked, next)
+		var report Report
+		next, report = checkKilled(t, dir, acked, next)
+		torn += len(report.WAL.Torn)
 	}
-	t.Logf("%d events, %d of them known to be acknowledged", next-1, len(acked))
+	t.Logf("%d kills, %d torn tails, %d events, %d of them known to be acknowledged", kills, torn, next-1, len(acked))
 }
 
 func hear(t *testing.T, acked map[uint64]said, line string) {
@@ -135,8 +139,8 @@ func hear(t *testing.T, acked map[uint64]said, line string) {
 }
 
 // checkKilled opens the directory as a writer does, and holds what is there against what was said, and against the
-// reference machine. It returns the next seq.
-func checkKilled(t *testing.T, dir string, acked map[uint64]said, from uint64) uint64 {
+// reference machine. It returns the next seq, and what Open found.
+func checkKilled(t *testing.T, dir string, acked map[uint64]said, from uint64) (uint64, Report) {
 	e, err := Open(context.Background(), dir, childOptions)
 	require.NoError(t, err)
 	states, found := make(map[string]statemachine.State), 0
@@ -147,6 +151,7 @@ func checkKilled(t *testing.T, dir string, acked map[uint64]said, from uint64) u
 		to := step(states[event.JobID], event.Type)
 		require.NotEmpty(t, to, "seq %d: %s of a job that is %q", event.Seq, event.Type, states[event.JobID])
 		states[event.JobID] = to
+		requireContent(t, event)
 		if s, ok := acked[event.Seq]; ok {
 			require.Equal(t, s, said{event.JobID, to}, "seq %d", event.Seq)
 			found++
@@ -173,5 +178,27 @@ func checkKilled(t *testing.T, dir string, acked map[uint64]said, from uint64) u
 	require.Empty(t, e.Interrupted())
 	last = e.log.LastSeq()
 	require.NoError(t, e.Close())
-	return last + 1
+	return last + 1, e.Report()
+}
+
+// requireContent holds an event's content against what the program gave it, which follows from the job's number.
+func requireContent(t *testing.T, e wal.Event) {
+	var epoch, caller int
+	var n string
+	_, err := fmt.Sscanf(e.JobID, "job-%d-%d-%s", &epoch, &caller, &n)
+	require.NoError(t, err, e.JobID)
+	var args, output, reason string
+	switch e.Type {
+	case wal.JobSubmitted:
+		args = n
+	case wal.JobCompleted:
+		output = n
+	case wal.JobRolledBack:
+		reason = "undone"
+	case wal.JobFailed:
+		reason = e.Error
+		require.Contains(t, []string{"no", "interrupted"}, reason) // the program's, or this test's
+	}
+	require.Equal(t, []string{"shell", args, output, reason},
+		[]string{e.Capability, string(e.Args), string(e.Output), e.Error}, "seq %d", e.Seq)
 }
