@@ -145,7 +145,7 @@ func (p *process) finish(t *testing.T) {
 
 // F14, F1: a process that is killed at any instant has lost nothing that it was told was there; and nothing is there that
 // it did not submit.
-func TestF14_SIGKILL(t *testing.T) {
+func TestF1_F14_SIGKILL(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "deeper", "log")
 	acked := make(map[uint64]string) // by first seq
 	kills, torn := thin(12, 5), 0

@@ -21,7 +21,7 @@ import (
 
 // realCrashesVariable says how often each file system is shut down:
 //
-//	JOBWAL_REAL_CRASHES=200 go test -v -run TestF14_real ./recovery/crashtest
+//	JOBWAL_REAL_CRASHES=200 go test -v -run real_power_cut ./recovery/crashtest
 const realCrashesVariable = "JOBWAL_REAL_CRASHES"
 
 // realDir is the log, seen from the root of its file system: Open makes both directories.
@@ -35,7 +35,7 @@ var realKinds = []struct {
 
 // F14, F1, F2, F9, W2, W3, W6, for real: the file system goes away under a writer, at any instant, inside Open and inside
 // a repair too. What was acknowledged before is there, and the next writer goes on.
-func TestF14_real_power_cut(t *testing.T) {
+func TestF1_F2_F9_F14_real_power_cut(t *testing.T) {
 	crashes := thinReal(8, 4)
 	if s := os.Getenv(realCrashesVariable); s != "" {
 		var err error
@@ -66,7 +66,7 @@ func TestF14_real_power_cut(t *testing.T) {
 }
 
 // The test above has teeth: a log that does not sync is found out.
-func TestF14_real_power_cut_finds_a_log_that_does_not_sync(t *testing.T) {
+func TestF1_F2_F9_F14_real_power_cut_finds_a_log_that_does_not_sync(t *testing.T) {
 	for _, kind := range realKinds {
 		for saboteur := range realSaboteurs {
 			t.Run(kind.name+"/"+saboteur, func(t *testing.T) {
