@@ -419,7 +419,7 @@ func BenchmarkDecode(b *testing.B) {
 func BenchmarkEncode(b *testing.B) {
 	e := benchEvent(190)
 	at := place{seq: 100_000, prev: 99_999, epoch: 1, durable: 99_998}
-	var scan jsonScanner
+	var d door
 	for _, path := range []string{"line", "checked"} {
 		b.Run("path="+path, func(b *testing.B) {
 			b.SetBytes(190)
@@ -427,7 +427,7 @@ func BenchmarkEncode(b *testing.B) {
 			var body, line []byte
 			for b.Loop() {
 				if path == "checked" {
-					if _, err := checkEvent(&scan, e, time.Now); err != nil {
+					if _, err := d.check(e, time.Now); err != nil {
 						b.Fatal(err)
 					}
 				}

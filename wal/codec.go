@@ -2,6 +2,7 @@ package wal
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -162,29 +163,38 @@ func (d *decoder) decode(line []byte, seed uint32, r *record) error {
 // ordinary judges; what it takes, ordinary takes to the same result.
 func (d *decoder) canonical(body []byte, r *record) bool {
 	p := parser{src: body, json: &d.json}
-	r.seq = p.uint(`{"seq":`)
-	r.prev = p.uint(`,"prev":`)
-	r.epoch = p.uint(`,"epoch":`)
-	r.sec = p.int(`,"ts":`)
-	r.ns = p.int(`,"ns":`)
-	r.typ = p.text(`,"type":`)
-	r.job = p.text(`,"job_id":`)
+	// The names stand here, and not in the functions behind them, so that each is compared as the constant that it is.
+	p.skip(`{"seq":`)
+	r.seq = p.uint()
+	p.skip(`,"prev":`)
+	r.prev = p.uint()
+	p.skip(`,"epoch":`)
+	r.epoch = p.uint()
+	p.skip(`,"ts":`)
+	r.sec = p.int()
+	p.skip(`,"ns":`)
+	r.ns = p.int()
+	p.skip(`,"type":`)
+	r.typ = p.text()
+	p.skip(`,"job_id":`)
+	r.job = p.text()
 	if p.has(`,"capability":`) {
-		r.cap = p.text(`,"capability":`)
+		r.cap = p.text()
 	}
 	if p.has(`,"args":`) {
-		r.args = p.value(`,"args":`)
+		r.args = p.value()
 	}
 	if p.has(`,"output":`) {
-		r.out = p.value(`,"output":`)
+		r.out = p.value()
 	}
 	if p.has(`,"error":`) {
-		r.errText = p.text(`,"error":`)
+		r.errText = p.text()
 	}
 	if p.has(`,"more":`) {
-		r.more = p.count(`,"more":`)
+		r.more = p.count()
 	}
-	r.durable = p.uint(`,"durable":`)
+	p.skip(`,"durable":`)
+	r.durable = p.uint()
 	return !p.bad && p.at == len(body) && r.check() == nil
 }
 
@@ -214,21 +224,23 @@ type parser struct {
 	json *jsonScanner
 }
 
+// has tells whether name comes next, and passes over it.
 func (p *parser) has(name string) bool {
-	return !p.bad && len(p.src)-p.at >= len(name) && string(p.src[p.at:p.at+len(name)]) == name
-}
-
-func (p *parser) skip(name string) bool {
-	if !p.has(name) {
-		p.bad = true
+	if p.bad || len(p.src)-p.at < len(name) || string(p.src[p.at:p.at+len(name)]) != name {
 		return false
 	}
 	p.at += len(name)
 	return true
 }
 
-func (p *parser) uint(name string) uint64 {
-	if !p.skip(name) {
+func (p *parser) skip(name string) {
+	if !p.has(name) {
+		p.bad = true
+	}
+}
+
+func (p *parser) uint() uint64 {
+	if p.bad {
 		return 0
 	}
 	n, end, ok := parseUint(p.src, p.at)
@@ -236,24 +248,24 @@ func (p *parser) uint(name string) uint64 {
 	return n
 }
 
-func (p *parser) int(name string) int64 {
-	n := p.uint(name)
+func (p *parser) int() int64 {
+	n := p.uint()
 	if n > math.MaxInt64 {
 		p.bad = true
 	}
 	return int64(n)
 }
 
-func (p *parser) count(name string) int {
-	n := p.uint(name)
+func (p *parser) count() int {
+	n := p.uint()
 	if n > maxGroup {
 		p.bad = true
 	}
 	return int(n)
 }
 
-func (p *parser) text(name string) text {
-	if !p.skip(name) || p.at >= len(p.src) || p.src[p.at] != '"' {
+func (p *parser) text() text {
+	if p.bad || p.at >= len(p.src) || p.src[p.at] != '"' {
 		p.bad = true
 		return text{}
 	}
@@ -267,8 +279,8 @@ func (p *parser) text(name string) text {
 	return t
 }
 
-func (p *parser) value(name string) []byte {
-	if !p.skip(name) {
+func (p *parser) value() []byte {
+	if p.bad {
 		return nil
 	}
 	p.json.src, p.json.spaced, p.json.names = p.src, false, p.json.names[:0]
@@ -287,7 +299,7 @@ func parseUint(src []byte, i int) (n uint64, end int, ok bool) {
 	from := i
 	for ; i < len(src) && isDigit(src[i]); i++ {
 		c := uint64(src[i] - '0')
-		if n > (math.MaxUint64-c)/10 {
+		if i-from >= 19 && n > (math.MaxUint64-c)/10 { // 19 digits always fit
 			return 0, i, false
 		}
 		n = n*10 + c
@@ -434,21 +446,24 @@ func (f *fields) raw(name string) []byte {
 }
 
 // frame reads, of a line that will not decode, what places it in the log: its number at the front, more and durable at
-// the back, where the writer puts them; and the job, if it can be found.
+// the back, where the writer puts them; and the job, if it can be found. Of a seq of 7.5 it takes the 7: whether that is
+// the line's place is for the lines around it to say.
 func (d *decoder) frame(body []byte, r *record) bool {
 	p := parser{src: body, json: &d.json}
-	if r.seq = p.uint(`{"seq":`); p.bad || r.seq == 0 {
+	p.skip(`{"seq":`)
+	if r.seq = p.uint(); p.bad || r.seq == 0 {
 		return false
 	}
-	if r.prev = p.uint(`,"prev":`); p.bad {
+	p.skip(`,"prev":`)
+	if r.prev = p.uint(); p.bad {
 		r.prev = 0
 	}
 	rest, durable := numberBefore(body, `,"durable":`)
 	_, more := numberBefore(rest, `,"more":`)
 	r.durable, r.more = durable, int(min(more, maxGroup))
 	if i := bytes.Index(body, []byte(`,"job_id":"`)); i >= 0 {
-		p := parser{src: body, at: i, json: &d.json}
-		if job := p.text(`,"job_id":`); !p.bad {
+		p := parser{src: body, at: i + len(`,"job_id":`), json: &d.json}
+		if job := p.text(); !p.bad {
 			r.job = job
 		}
 	}
@@ -523,13 +538,17 @@ func (n *interner) text(t text) string {
 	return *slot
 }
 
-// nameHash is FNV-1a over the last 8 bytes and the length: names differ in their ends.
+// nameHash is of the last 8 bytes and the length: names differ in their ends.
 func nameHash(name []byte) uint32 {
-	h := uint32(2166136261) ^ uint32(len(name))
-	for _, c := range name[max(0, len(name)-8):] {
-		h = (h ^ uint32(c)) * 16777619
+	var end uint64
+	if n := len(name); n >= 8 {
+		end = binary.LittleEndian.Uint64(name[n-8:])
+	} else {
+		for _, c := range name {
+			end = end<<8 | uint64(c)
+		}
 	}
-	return h ^ h>>15
+	return uint32((end ^ uint64(len(name))) * 0x9E3779B97F4A7C15 >> 32) // Knuth's multiplicative hashing, by the golden ratio
 }
 
 // A mark is a line about the log itself. Zero fields are left out, but for those that the kind always has.
@@ -613,9 +632,15 @@ func parseHeader(line []byte) (*mark, error) {
 	return m, nil
 }
 
-// checkEvent refuses at the door what must not stand in the log, and returns e as it will stand there: payloads
-// compact and of its own, time set. limit is in bytes of the line.
-func checkEvent(s *jsonScanner, e Event, now func() time.Time) (Event, error) {
+// A door checks events on their way in. It is reused for those of one append; not for concurrent use.
+type door struct {
+	json jsonScanner
+	slab slab
+}
+
+// check refuses what must not stand in the log, and returns e as it will stand there: payloads compact and of its own,
+// time set.
+func (d *door) check(e Event, now func() time.Time) (Event, error) {
 	if err := checkNames(&e); err != nil {
 		return e, err
 	}
@@ -630,10 +655,10 @@ func checkEvent(s *jsonScanner, e Event, now func() time.Time) (Event, error) {
 	}
 	e.Time = e.Time.UTC().Round(0)
 	var err error
-	if e.Args, err = checkPayload(s, "Args", e.Args); err != nil {
+	if e.Args, err = d.payload("Args", e.Args); err != nil {
 		return e, err
 	}
-	e.Output, err = checkPayload(s, "Output", e.Output)
+	e.Output, err = d.payload("Output", e.Output)
 	return e, err
 }
 
@@ -680,6 +705,8 @@ func checkName(field, s string) error {
 	switch {
 	case len(s) > maxName:
 		return invalid(field, "%d bytes, the most is %d", len(s), maxName)
+	case isPrintable(s):
+		return nil
 	case !utf8.ValidString(s):
 		return invalid(field, "not valid UTF-8: %q", s)
 	}
@@ -691,16 +718,26 @@ func checkName(field, s string) error {
 	return nil
 }
 
-func checkPayload(s *jsonScanner, field string, raw json.RawMessage) (json.RawMessage, error) {
+// isPrintable tells whether s is ASCII without control characters, as nearly every name is.
+func isPrintable(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *door) payload(field string, raw json.RawMessage) (json.RawMessage, error) {
 	if len(raw) == 0 {
 		return nil, nil
 	}
-	compact, err := s.check(raw)
+	compact, err := d.json.check(raw)
 	if err != nil {
 		return nil, &InvalidError{Field: field, Reason: err.Error()}
 	}
 	if compact {
-		return cloneRaw(raw), nil
+		return d.slab.clone(raw), nil
 	}
 	return appendCompact(make(json.RawMessage, 0, len(raw)), raw), nil
 }

@@ -59,9 +59,12 @@ func (o *Options) prepare(events []Event) (*request, error) {
 	}
 	r := &request{events: make([]Event, len(events)), ends: make([]int, len(events)), signal: make(chan bool, 1)}
 	r.bodies = make([]byte, 0, roomFor(events))
-	var scan jsonScanner
+	var d door
+	if len(events) > 1 {
+		d.slab.size = slabSize
+	}
 	for i := range events {
-		if err := o.prepareOne(r, i, events[i], &scan); err != nil {
+		if err := o.prepareOne(r, i, events[i], &d); err != nil {
 			return nil, inGroup(err, i, len(events))
 		}
 	}
@@ -91,8 +94,8 @@ func (r *request) checkPrev(last uint64) error {
 	return nil
 }
 
-func (o *Options) prepareOne(r *request, i int, given Event, scan *jsonScanner) error {
-	e, err := checkEvent(scan, given, o.Now)
+func (o *Options) prepareOne(r *request, i int, given Event, d *door) error {
+	e, err := d.check(given, o.Now)
 	if err != nil {
 		return err
 	}

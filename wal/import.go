@@ -45,7 +45,7 @@ func Import(r io.Reader) iter.Seq2[Event, error] {
 }
 
 type importer struct {
-	scan    jsonScanner
+	door    door
 	r       *bufio.Reader
 	line    int
 	count   uint64            // events yielded
@@ -109,7 +109,7 @@ func (im *importer) read() ([]byte, error) {
 // parse takes a line that has what the ancestor's reader asks for.
 func (im *importer) parse(text []byte) (Event, error) {
 	var f fields
-	if err := f.parse(&im.scan, text); err != nil {
+	if err := f.parse(&im.door.json, text); err != nil {
 		return Event{}, err
 	}
 	seq := f.uint("seq")
@@ -127,7 +127,7 @@ func (im *importer) parse(text []byte) (Event, error) {
 	if e.Type == JobSubmitted && e.Args == nil {
 		e.Args, e.Output = e.Output, nil
 	}
-	return checkEvent(&im.scan, e, time.Now)
+	return im.door.check(e, time.Now)
 }
 
 // event yields an event, and then what there is to complain of it.

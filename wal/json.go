@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/bits"
 	"strconv"
 	"unicode/utf8"
 )
@@ -230,6 +231,10 @@ var (
 func scanText(src []byte, i int) (end int, escaped bool, err error) {
 	i++
 	for i < len(src) {
+		i += plain(src[i:])
+		if i == len(src) {
+			break
+		}
 		switch c := src[i]; {
 		case c == '"':
 			return i + 1, escaped, nil
@@ -346,7 +351,7 @@ const hexDigits = "0123456789abcdef"
 func appendQuoted(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	from := 0
-	for i := 0; i < len(s); i++ {
+	for i := plain(s); i < len(s); i++ {
 		c := s[i]
 		if c >= 0x20 && c != '"' && c != '\\' {
 			continue
@@ -371,6 +376,28 @@ func appendQuoted(dst []byte, s string) []byte {
 		}
 	}
 	return append(append(dst, s[from:]...), '"')
+}
+
+// plain is how many bytes s begins with that are ASCII and stand for themselves inside a JSON string: eight at a time, each
+// compared in a byte's place of one number (Lamport, Multiple Byte Processing with Full-Word Instructions, 1975).
+func plain[T string | []byte](s T) int {
+	const ones, high = 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for ; i+8 <= len(s); i += 8 {
+		x := uint64(s[i]) | uint64(s[i+1])<<8 | uint64(s[i+2])<<16 | uint64(s[i+3])<<24 |
+			uint64(s[i+4])<<32 | uint64(s[i+5])<<40 | uint64(s[i+6])<<48 | uint64(s[i+7])<<56
+		quote, slash := x^ones*'"', x^ones*'\\'
+		special := x | (x-ones*' ')&^x | (quote-ones)&^quote | (slash-ones)&^slash
+		if special &= high; special != 0 {
+			return i + bits.TrailingZeros64(special)/8 // of what a borrow marks wrongly, nothing lies below the first
+		}
+	}
+	for ; i < len(s); i++ {
+		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			break
+		}
+	}
+	return i
 }
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }

@@ -399,7 +399,8 @@ func before(names []string, i int) uint64 {
 // belongs is false for a line that says by its seq, or as a header, that it is another segment's.
 func belongs(b []byte, seg *segment, below uint64) bool {
 	p := parser{src: b}
-	if seq := p.uint(`{"seq":`); !p.bad {
+	p.skip(`{"seq":`)
+	if seq := p.uint(); !p.bad {
 		return seq >= seg.first && seq < below
 	}
 	_, rest, ok := bytes.Cut(b, []byte(`,"first":`))
