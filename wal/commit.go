@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -19,19 +21,46 @@ import (
 type request struct {
 	events []Event
 	bodies []byte // of the events, one after the other
-	ends   []int  // where each ends in bodies
-	links  []int  // for each event the index of its job's previous one in this group, or -1
+	room   *[]byte
+	ends   []int // where each ends in bodies
+	links  []int // for each event the index of its job's previous one in this group, or -1
 	task   func() error
 	final  bool // the task of Close, which runs on a closed or failed log too
 	first  uint64
 	err    error
-	signal chan bool // true: lead; false: done
+	signal chan bool // true: lead; false: done. nil for who leads from the start
+	size   int64     // the most that it takes in the log
+
+	single struct { // room for what most appends are: one event
+		event [1]Event
+		end   [1]int
+		link  [1]int
+	}
 }
 
-func newTask(run func() error) *request { return &request{task: run, signal: make(chan bool, 1)} }
+func newTask(run func() error) *request { return &request{task: run} }
 
-// size is the most that the request takes in the log.
-func (r *request) size() int64 { return int64(len(r.bodies) + maxEnvelope*len(r.events)) }
+func newRequest(events int) *request {
+	r := new(request)
+	if events == 1 {
+		r.events, r.ends, r.links = r.single.event[:], r.single.end[:], r.single.link[:]
+	} else {
+		r.events, r.ends, r.links = make([]Event, events), make([]int, events), make([]int, events)
+	}
+	return r
+}
+
+var (
+	signals = sync.Pool{New: func() any { return make(chan bool, 1) }}
+	bodies  = sync.Pool{New: func() any { return new([]byte) }}
+)
+
+// wait returns when the request is done, or is to lead.
+func (r *request) wait() (lead bool) {
+	lead = <-r.signal
+	signals.Put(r.signal)
+	return lead
+}
 
 const (
 	maxBatch  = 1 << 20  // a batch grows no further once it is this large: a sync's cost grows from there on
@@ -57,8 +86,9 @@ func (o *Options) prepare(events []Event) (*request, error) {
 	if len(events) > maxGroup {
 		return nil, &TooLargeError{What: "append: number of events", Size: int64(len(events)), Limit: maxGroup}
 	}
-	r := &request{events: make([]Event, len(events)), ends: make([]int, len(events)), signal: make(chan bool, 1)}
-	r.bodies = make([]byte, 0, roomFor(events))
+	r := newRequest(len(events))
+	r.room = bodies.Get().(*[]byte)
+	r.bodies = slices.Grow(*r.room, roomFor(events))
 	var d door
 	if len(events) > 1 {
 		d.slab.size = slabSize
@@ -68,8 +98,8 @@ func (o *Options) prepare(events []Event) (*request, error) {
 			return nil, inGroup(err, i, len(events))
 		}
 	}
-	if r.size() > MaxLineBytes {
-		return nil, &TooLargeError{What: "append", Size: r.size(), Limit: MaxLineBytes}
+	if r.size = int64(len(r.bodies) + maxEnvelope*len(r.events)); r.size > MaxLineBytes {
+		return nil, &TooLargeError{What: "append", Size: r.size, Limit: MaxLineBytes}
 	}
 	return r, nil
 }
@@ -124,7 +154,6 @@ func inGroup(err error, i, n int) error {
 
 // link finds, for each event, its job's previous one in the same group.
 func (r *request) link() {
-	r.links = make([]int, len(r.events))
 	if len(r.events) == 1 {
 		r.links[0] = -1
 		return
@@ -164,7 +193,7 @@ func (l *Log) commit(ctx context.Context, r *request) error {
 	}
 	lead := l.enqueueLocked(r)
 	l.mu.Unlock()
-	if lead || <-r.signal {
+	if lead || r.wait() {
 		l.lead(r)
 	}
 	return r.err
@@ -183,10 +212,13 @@ func (l *Log) refusedLocked() error {
 // enqueueLocked puts r at the end of the queue and tells whether it is for the caller to lead.
 func (l *Log) enqueueLocked(r *request) (lead bool) {
 	l.queue = append(l.queue, r)
-	l.queued += r.size()
-	lead = !l.leading
+	l.queued += r.size
+	if l.leading {
+		r.signal = signals.Get().(chan bool)
+		return false
+	}
 	l.leading = true
-	return lead
+	return true
 }
 
 // lead does one batch, whose first request is own, and hands over.
@@ -216,11 +248,11 @@ func (l *Log) lead(own *request) {
 
 // takeLocked takes the head of the queue: one task, or the appends that go into one write.
 func (l *Log) takeLocked() []*request {
-	n, size := 1, l.queue[0].size()
+	n, size := 1, l.queue[0].size
 	if l.queue[0].task == nil {
 		limit := l.batchLimitLocked(size)
-		for n < len(l.queue) && l.queue[n].task == nil && size+l.queue[n].size() <= limit {
-			size += l.queue[n].size()
+		for n < len(l.queue) && l.queue[n].task == nil && size+l.queue[n].size <= limit {
+			size += l.queue[n].size
 			n++
 		}
 	}
@@ -284,7 +316,7 @@ func (l *Log) fail(cause error) *failure {
 func (l *Log) write(batch []*request) {
 	var size int64
 	for _, r := range batch {
-		size += r.size()
+		size += r.size
 	}
 	if err := l.makeRoom(size); err != nil {
 		if errors.Is(err, ErrFailed) {
@@ -319,11 +351,21 @@ func (l *Log) encode(batch []*request) []byte {
 			from = r.ends[i]
 			seq++
 		}
+		r.freeBodies()
 	}
 	if cap(buf) <= 2*maxBatch {
 		l.buf = buf
 	}
 	return buf
+}
+
+// freeBodies gives the encoded events' room back: they are in the lines now.
+func (r *request) freeBodies() {
+	if cap(r.bodies) <= readBuffer {
+		*r.room = r.bodies[:0]
+		bodies.Put(r.room)
+	}
+	r.bodies, r.room = nil, nil
 }
 
 // put writes bytes behind what is shown, with so many newlines behind them, and, if it is to, syncs them. On an error
@@ -375,7 +417,7 @@ func (l *Log) show(batch []*request, size int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, r := range batch {
-		l.recent.add(r.events, r.size())
+		l.recent.add(r.events, r.size)
 		l.next += uint64(len(r.events))
 	}
 	l.segments[len(l.segments)-1].size += size
@@ -511,7 +553,7 @@ func (l *Log) closeWriter() error {
 	l.mu.Lock()
 	lead := l.enqueueLocked(r)
 	l.mu.Unlock()
-	if lead || <-r.signal {
+	if lead || r.wait() {
 		l.lead(r)
 	}
 	return r.err
