@@ -18,7 +18,8 @@ func BenchmarkJobs(b *testing.B) {
 	for _, writers := range []int{1, 64} {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
 			ctx := context.Background()
-			e, err := Open(ctx, b.TempDir(), Options{})
+			disk := &counting{FS: wal.OS}
+			e, err := Open(ctx, b.TempDir(), Options{WAL: wal.Options{FS: disk}})
 			require.NoError(b, err)
 			l, err := wal.Open(b.TempDir(), wal.Options{})
 			require.NoError(b, err)
@@ -34,6 +35,7 @@ func BenchmarkJobs(b *testing.B) {
 			slices.Sort(rates)
 			b.ReportMetric(rates[len(rates)/2], "events/s")
 			b.ReportMetric(shares[len(shares)/2], "x-log")
+			b.ReportMetric(float64(e.Stats().Events)/float64(disk.syncs.Load()), "events/sync")
 			require.NoError(b, e.Close())
 			require.NoError(b, l.Close())
 		})

@@ -3,6 +3,7 @@ package recovery
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"runtime"
 	"slices"
 	"sync"
@@ -116,4 +117,31 @@ func rate(b *testing.B, writers int, do func() error) float64 {
 	}
 	all.Wait()
 	return float64(done.Load()) / time.Since(start).Seconds()
+}
+
+// counting counts the syncs of files.
+type counting struct {
+	wal.FS
+	syncs atomic.Int64
+}
+
+func (c *counting) OpenFile(name string, flag int, perm fs.FileMode) (wal.File, error) {
+	f, err := c.FS.OpenFile(name, flag, perm)
+	return countingFile{f, c}, err
+}
+
+// RewritesAreCheaper: what is counted is what runs by default.
+func (c *counting) RewritesAreCheaper(dir string) bool {
+	r, ok := c.FS.(wal.Rewriter)
+	return ok && r.RewritesAreCheaper(dir)
+}
+
+type countingFile struct {
+	wal.File
+	of *counting
+}
+
+func (f countingFile) Sync() error {
+	f.of.syncs.Add(1)
+	return f.File.Sync()
 }
