@@ -50,17 +50,7 @@ func newRequest(events int) *request {
 	return r
 }
 
-var (
-	signals = sync.Pool{New: func() any { return make(chan bool, 1) }}
-	bodies  = sync.Pool{New: func() any { return new([]byte) }}
-)
-
-// wait returns when the request is done, or is to lead.
-func (r *request) wait() (lead bool) {
-	lead = <-r.signal
-	signals.Put(r.signal)
-	return lead
-}
+var bodies = sync.Pool{New: func() any { return new([]byte) }}
 
 const (
 	maxBatch  = 1 << 20  // a batch grows no further once it is this large: a sync's cost grows from there on
@@ -193,7 +183,7 @@ func (l *Log) commit(ctx context.Context, r *request) error {
 	}
 	lead := l.enqueueLocked(r)
 	l.mu.Unlock()
-	if lead || r.wait() {
+	if lead || <-r.signal {
 		l.lead(r)
 	}
 	return r.err
@@ -214,7 +204,7 @@ func (l *Log) enqueueLocked(r *request) (lead bool) {
 	l.queue = append(l.queue, r)
 	l.queued += r.size
 	if l.leading {
-		r.signal = signals.Get().(chan bool)
+		r.signal = make(chan bool, 1) // not from a pool: a synctest bubble has channels of its own
 		return false
 	}
 	l.leading = true
@@ -553,7 +543,7 @@ func (l *Log) closeWriter() error {
 	l.mu.Lock()
 	lead := l.enqueueLocked(r)
 	l.mu.Unlock()
-	if lead || r.wait() {
+	if lead || <-r.signal {
 		l.lead(r)
 	}
 	return r.err

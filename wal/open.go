@@ -214,7 +214,8 @@ func (l *Log) repair(s *survey, t tail) error {
 	return l.addSegment(opened)
 }
 
-// rewrite reads what no witness covers (the marks and events behind the event that the newest witness names), so that
+// rewrite reads what no witness covers (what stands behind the event that the newest witness names, and, of the marks
+// there, the last that a clean Close made and those behind it), so that
 // it can be written anew: after a failed sync the page cache may show what the disk does not have, and a second sync
 // that succeeds proves nothing.
 func (l *Log) rewrite(f File, t tail, write func(at int64, buf []byte) error) error {
@@ -227,6 +228,7 @@ func (l *Log) rewrite(f File, t tail, write func(at int64, buf []byte) error) er
 		}
 		from = at.end
 	}
+	from = max(from, t.settled)
 	l.report.Rewritten = t.end - from
 	buf := make([]byte, min(t.end-from, 1<<20))
 	for from < t.end {

@@ -193,3 +193,17 @@ func TestF18_no_space_while_dropping(t *testing.T) {
 		require.EqualValues(t, 9, w.log.LastSeq())
 	})
 }
+
+// A log that is opened and closed again and again, with nothing appended, wrote all its marks anew each time.
+func TestF8_marks_of_clean_closes_are_not_rewritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, "", wal.Options{SegmentBytes: 1 << 20})
+		w.append(1, 0)
+		mustClose(t, w.log)
+		for range 30 {
+			l := w.again()
+			require.Less(t, l.Report().Rewritten, int64(200))
+			mustClose(t, l)
+		}
+	})
+}

@@ -21,6 +21,7 @@ type tail struct {
 	closed  bool    // the last line that counts is the mark of a clean Close
 	events  uint64  // whole ones read
 	damage  *damage // what ends the part that counts; nil when only blanks follow
+	settled int64   // offset of the last mark of a clean Close: what stands before it was synced before it was written
 	size    int64
 }
 
@@ -146,7 +147,9 @@ func (s *scanner) takeMark(m *mark, l line) string {
 	s.durable = max(s.durable, m.Durable)
 	s.epoch = max(s.epoch, m.Epoch)
 	s.floor = max(s.floor, m.Floor)
-	s.end, s.closed = l.end, m.Kind == markClosed
+	if s.end, s.closed = l.end, m.Kind == markClosed; s.closed {
+		s.settled = l.at
+	}
 	return ""
 }
 
