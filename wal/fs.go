@@ -70,12 +70,30 @@ type osFS struct{}
 type osFile struct{ *os.File }
 
 func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	if err := regular(name, flag&os.O_CREATE != 0); err != nil {
+		return nil, err
+	}
 	f, err := os.OpenFile(name, flag, perm)
 	if err != nil {
 		return nil, err
 	}
 	return osFile{f}, nil
 }
+
+// regular refuses what is there and is no file: opening a FIFO would wait for its other end, for ever, and a device has no
+// size. What is to be made must not be a link either, which would have another file, anywhere, written over.
+func regular(name string, create bool) error {
+	stat := os.Stat
+	if create {
+		stat = os.Lstat
+	}
+	if info, err := stat(name); err == nil && !info.Mode().IsRegular() {
+		return &os.PathError{Op: "open", Path: name, Err: errNotRegular}
+	}
+	return nil // what is not there, or cannot be looked at, opening it will tell
+}
+
+var errNotRegular = errors.New("not a regular file")
 
 func (osFS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
 func (osFS) Mkdir(name string, perm fs.FileMode) error  { return os.Mkdir(name, perm) }
@@ -102,7 +120,11 @@ func (osFS) Lock(dir string) (io.Closer, error) {
 			return nil, err
 		}
 	}
-	if err := held.take(flock.New(path, flock.SetPermissions(0o644))); err != nil {
+	err := regular(path, true)
+	if err == nil {
+		err = held.take(flock.New(path, flock.SetPermissions(0o644)))
+	}
+	if err != nil {
 		return nil, errors.Join(err, held.Close())
 	}
 	// The pid is for people; a LOCK that cannot be written locks all the same.
@@ -159,11 +181,14 @@ func (l *locks) Close() error {
 
 // lockHolder reads the pid in LOCK; 0 when it cannot be had.
 func lockHolder(dir string) int {
-	data, err := os.ReadFile(filepath.Join(dir, lockName))
+	f, err := OS.OpenFile(filepath.Join(dir, lockName), os.O_RDONLY, 0)
 	if err != nil {
 		return 0
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	defer f.Close() // only read
+	var digits [32]byte
+	n, _ := f.ReadAt(digits[:], 0)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(digits[:n])))
 	if err != nil || pid < 0 {
 		return 0
 	}
