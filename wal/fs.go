@@ -80,14 +80,15 @@ func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 	return osFile{f}, nil
 }
 
-// regular refuses what is there and is no file: opening a FIFO would wait for its other end, for ever, and a device has no
-// size. What is to be made must not be a link either, which would have another file, anywhere, written over.
+// regular refuses what is there and is neither file nor directory: opening a FIFO would wait for its other end, for ever,
+// and a device has no size. What is to be made must not be a link either, which would have another file, anywhere,
+// written over.
 func regular(name string, create bool) error {
 	stat := os.Stat
 	if create {
 		stat = os.Lstat
 	}
-	if info, err := stat(name); err == nil && !info.Mode().IsRegular() {
+	if info, err := stat(name); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
 		return &os.PathError{Op: "open", Path: name, Err: errNotRegular}
 	}
 	return nil // what is not there, or cannot be looked at, opening it will tell
