@@ -848,6 +848,43 @@ func TestF6_files_of_two_copies(t *testing.T) {
 	}
 }
 
+// F6: files of two copies, one of which ends in the middle of a group that the other does not have. What was saved of them
+// was no log: the next event stood where the group's next one was expected.
+func TestF6_salvage_of_files_of_two_copies_that_part_inside_a_group(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := ram(nil)
+		l := mustOpen(t, wal.Options{FS: r})
+		mustAppend(t, l, group(1, 1, 0)...)
+		fork := ram(r.image())
+		mustAppend(t, l, group(2, 3, 0)...)
+		img := r.image() // killed
+		older := img[segmentName(1)]
+		img[segmentName(1)] = older[:len(older)-200] // seq 2 is whole, 3 and 4 are not
+		for n := range 2 {
+			other := mustOpen(t, wal.Options{FS: fork})
+			mustAppend(t, other, group(3+n, 1, 0)...)
+			fork = ram(fork.image()) // killed
+			mustClose(t, other)
+		}
+		img[segmentName(3)] = fork.image()[segmentName(3)]
+		mustClose(t, l)
+
+		r = ram(img)
+		report, err := wal.SalvageFS(r, "log", "saved")
+		if err != nil || report.Events != 3 || report.Lost != 0 {
+			t.Fatalf("%+v %v", report, err)
+		}
+		l, err = wal.Open("saved", wal.Options{FS: r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if events, err := collect(l, 0); err != nil || len(events) != 3 || !strings.HasPrefix(payload(events[1]), `{"g":2,`) {
+			t.Fatal(events, err)
+		}
+		mustClose(t, l)
+	})
+}
+
 func segmentName(first uint64) string { return fmt.Sprintf("%020d.jsonl", first) }
 
 func jSalt(file []byte) string {

@@ -520,9 +520,11 @@ func lostBody(seq, epoch uint64, more int) []byte {
 	return line[:len(line)-crcLength-1]
 }
 
-// line writes the next line's body with a checksum of its own. A group stays in one segment.
+// line writes the next line's body with a checksum of its own. A group stays in one segment. One that the next line does
+// not go on with, as where the files of two copies meet, is left as it is in a segment that ends there: behind it in the
+// same one, the next Open would take it for a torn tail that must not be.
 func (w *copyWriter) line(body []byte, more int) error {
-	if w.f == nil || w.left == 0 && w.seg.size > DefaultSegmentBytes {
+	if w.f == nil || w.left == 0 && w.seg.size > DefaultSegmentBytes || w.broken(more) {
 		if err := w.rotate(); err != nil {
 			return err
 		}
@@ -536,6 +538,9 @@ func (w *copyWriter) line(body []byte, more int) error {
 	}
 	return w.flush()
 }
+
+// broken is true when a group is under way and a line with so many to follow is not its next.
+func (w *copyWriter) broken(more int) bool { return w.left > 0 && more != w.left-1 }
 
 func (w *copyWriter) flush() error {
 	err := writeAll(w.f, w.buf, w.seg.size)
@@ -578,6 +583,11 @@ func (w *copyWriter) finish(first, last, epoch uint64) error {
 	w.begin(first)
 	if err := w.fill(last + 1); err != nil {
 		return err
+	}
+	if w.left > 0 {
+		if err := w.rotate(); err != nil {
+			return err
+		}
 	}
 	w.buf = appendMark(w.buf, mark{Kind: markClosed, Epoch: max(epoch, w.epoch), Time: time.Now(), Last: w.next - 1,
 		Durable: w.next - 1}, w.seg.seed)
