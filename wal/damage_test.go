@@ -924,3 +924,29 @@ func TestW3_group_that_does_not_add_up(t *testing.T) {
 		}
 	}
 }
+
+// forged is a line of a segment with the right checksum, which no writer wrote.
+func forged(file []byte, body string) []byte {
+	sum := crc32.Update(crc32.Checksum([]byte(jSalt(file)), jTable), jTable, []byte(body))
+	return fmt.Appendf(nil, "%s,\"crc\":\"%08x\"}\n", body, sum)
+}
+
+// W3: Verify finds what a reader would be refused: in a sealed segment, a witness of what the next one claims.
+func TestW3_verify_finds_a_seq_that_was_durable_twice(t *testing.T) {
+	img, events := reference(t, false, closed)
+	oldest := img.names()[0]
+	img[oldest] = append(slices.Clone(img[oldest]), forged(img[oldest], `{"mark":"durable","durable":1000`)...)
+	r := ram(img)
+	_, err := wal.VerifyFS(r, "log")
+	wantError(t, err, []error{wal.ErrCorrupt})
+	l := mustOpen(t, wal.Options{FS: r})
+	_, read := collect(l, 0)
+	wantError(t, read, []error{wal.ErrCorrupt})
+	if read.Error() != err.Error() {
+		t.Errorf("%v; %v", read, err)
+	}
+	mustClose(t, l)
+	if report, err := wal.SalvageFS(ram(img), "log", "saved"); err != nil || report.Events != uint64(len(events)) {
+		t.Error(report, err)
+	}
+}

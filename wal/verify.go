@@ -333,6 +333,9 @@ func (c *checker) intact(f File, seg segment, behind uint64) ([]where, error) {
 		} else if !l.whole {
 			c.damage(&CorruptError{Path: seg.path, Offset: l.at, Seq: next, Reason: errIncomplete.Error()})
 		}
+		if rest != nil && next >= behind && rec.durable >= behind && behind < math.MaxUint64 { // as rangeReader.over has it
+			c.damage(&CorruptError{Path: seg.path, Offset: l.at, Seq: behind, Reason: fmt.Sprintf("seq %d was durable here, and the next segment claims it too", rec.durable)})
+		}
 		if rest == nil || rec.mark != nil {
 			continue
 		}
