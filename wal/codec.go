@@ -344,7 +344,8 @@ func (d *decoder) ordinary(line []byte, r *record) error {
 	return f.err
 }
 
-// fields is one JSON object's members, names unquoted, values as they stand.
+// fields is one JSON object's members that have a meaning here, names unquoted, values as they stand. The others, of which
+// a hostile line has millions, are checked and passed over.
 type fields struct {
 	names  []string
 	values [][]byte
@@ -364,16 +365,30 @@ func (f *fields) parse(scan *jsonScanner, object []byte) error {
 	}
 	for i = scan.space(i + 1); object[i] != '}'; {
 		nameEnd, _, _ := scanText(object, i)
-		f.names = append(f.names, string(appendUnquoted(nil, object[i+1:nameEnd-1])))
+		name, known := fieldNames[string(scan.unquoted(span{i, nameEnd}))]
 		i = scan.space(scan.space(nameEnd) + 1)
 		end, _ := scan.value(i, 1)
-		f.values = append(f.values, object[i:end])
+		if known {
+			f.names, f.values = append(f.names, name), append(f.values, object[i:end])
+		}
 		if i = scan.space(end); object[i] == ',' {
 			i = scan.space(i + 1)
 		}
 	}
 	return nil
 }
+
+// fieldNames are the names that an event or a mark is asked for.
+var fieldNames = func() map[string]string {
+	known := make(map[string]string)
+	for _, name := range []string{
+		"seq", "prev", "epoch", "ts", "ns", "type", "job_id", "capability", "args", "output", "error", "more", "durable",
+		"mark", "version", "log", "salt", "prior", "first", "last", "floor",
+	} {
+		known[name] = name
+	}
+	return known
+}()
 
 func (f *fields) get(name string) ([]byte, bool) {
 	for i, n := range f.names {

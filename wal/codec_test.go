@@ -475,6 +475,41 @@ func TestF21_right_checksum_but_no_place(t *testing.T) {
 	}
 }
 
+// A line may have millions of fields that mean nothing here: held, they would take thirty times its length.
+func TestF21_fields_without_a_meaning_are_not_held(t *testing.T) {
+	line := []byte(`{"seq":1,"ts":1,"type":"x","job_id":"j"`)
+	for i := range 1000 {
+		line = fmt.Appendf(line, `,"k%x":%d`, i, i)
+	}
+	var f fields
+	require.NoError(t, f.parse(new(jsonScanner), append(line, '}')))
+	require.Equal(t, []string{"seq", "ts", "type", "job_id"}, f.names)
+	require.Len(t, f.values, 4)
+	require.Error(t, new(fields).parse(new(jsonScanner), append(line, `,"k3e7":0}`...)), "checked they are")
+}
+
+// Objects with more than a few names, one after the other and one in the other, share a map.
+func TestNames_of_objects_in_a_row(t *testing.T) {
+	var names []string
+	for i := range 3 * fewNames {
+		names = append(names, fmt.Sprintf(`"k%d":0`, i))
+	}
+	all := strings.Join(names, ",")
+	var s jsonScanner
+	for doc, well := range map[string]bool{
+		`[{` + all + `},{` + all + `}]`:                       true,
+		`{` + all + `,"in":{` + all + `,"in":{` + all + `}}}`: true,
+		`{"in":{` + all + `},` + all + `}`:                    true,
+		`[{` + all + `},{` + all + `,"k1":0}]`:                false,
+		`{` + all + `,"in":{` + all + `,"\u006b1":0}}`:        false,
+		`{"in":{` + all + `},` + all + `,"in":0}`:             false,
+		`{` + all + `,"in":{` + all + `},"k2":{` + all + `}}`: false,
+	} {
+		_, err := s.check([]byte(doc))
+		require.Equal(t, well, err == nil, "%v: %s", err, doc)
+	}
+}
+
 func TestLine_unusual_but_well(t *testing.T) {
 	at := time.Unix(5, 0).UTC()
 	for _, c := range []struct {

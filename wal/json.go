@@ -21,6 +21,7 @@ type jsonScanner struct {
 	src    []byte
 	spaced bool   // white space was met between tokens
 	names  []span // of the objects that are open, innermost last
+	spare  map[string]struct{}
 }
 
 type span struct{ from, to int }
@@ -116,7 +117,7 @@ func (s *jsonScanner) object(i, depth int) (int, error) {
 		return i, s.fail(i, "nested deeper than %d", maxDepth)
 	}
 	names := nameSet{scanner: s, first: len(s.names)}
-	defer func() { s.names = s.names[:names.first] }()
+	defer names.close()
 	i = s.space(i + 1)
 	if i < len(s.src) && s.src[i] == '}' {
 		return i + 1, nil
@@ -180,7 +181,9 @@ func (n *nameSet) add(name span) bool {
 	}
 	s.names = append(s.names, name)
 	if len(s.names)-n.first == fewNames {
-		n.seen = make(map[string]struct{}, 2*fewNames)
+		if n.seen, s.spare = s.spare, nil; n.seen == nil {
+			n.seen = make(map[string]struct{}, 2*fewNames)
+		}
 		for _, other := range s.names[n.first:] {
 			n.addSeen(other)
 		}
@@ -188,25 +191,36 @@ func (n *nameSet) add(name span) bool {
 	return true
 }
 
+// close leaves a small map to the next object that needs one: there may be many in a row.
+func (n *nameSet) close() {
+	s := n.scanner
+	s.names = s.names[:n.first]
+	if n.seen != nil && len(n.seen) <= 4*fewNames {
+		clear(n.seen)
+		s.spare = n.seen
+	}
+}
+
 func (n *nameSet) addSeen(name span) bool {
-	key := string(n.scanner.unquoted(name))
-	if _, dup := n.seen[key]; dup {
+	key := n.scanner.unquoted(name)
+	if _, dup := n.seen[string(key)]; dup {
 		return false
 	}
-	n.seen[key] = struct{}{}
+	n.seen[string(key)] = struct{}{}
 	return true
 }
 
 func (s *jsonScanner) sameText(a, b span) bool {
-	x, y := s.src[a.from+1:a.to-1], s.src[b.from+1:b.to-1]
-	if bytes.IndexByte(x, '\\') < 0 && bytes.IndexByte(y, '\\') < 0 {
-		return bytes.Equal(x, y)
-	}
 	return bytes.Equal(s.unquoted(a), s.unquoted(b))
 }
 
+// unquoted is what a name means; the name's own bytes, where they are that.
 func (s *jsonScanner) unquoted(name span) []byte {
-	return appendUnquoted(nil, s.src[name.from+1:name.to-1])
+	inside := s.src[name.from+1 : name.to-1]
+	if bytes.IndexByte(inside, '\\') < 0 {
+		return inside
+	}
+	return appendUnquoted(nil, inside)
 }
 
 // text checks the string whose opening quote is at i.
