@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"maps"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -929,6 +930,32 @@ func TestW3_group_that_does_not_add_up(t *testing.T) {
 func forged(file []byte, body string) []byte {
 	sum := crc32.Update(crc32.Checksum([]byte(jSalt(file)), jTable), jTable, []byte(body))
 	return fmt.Appendf(nil, "%s,\"crc\":\"%08x\"}\n", body, sum)
+}
+
+// W3: a floor is where some segment begins, so never behind the beginning of the one that speaks of it. One that is would
+// have every Open, from then on, remove all segments but the newest.
+func TestW3_floor_beyond_its_segment(t *testing.T) {
+	img, events := reference(t, false, closed)
+	newest := img.newest()
+	for name, floor := range map[string]uint64{"one": judge(img).last, "all": 1 << 60, "max": math.MaxUint64} {
+		damaged := maps.Clone(img)
+		line := forged(img[newest], fmt.Sprintf(`{"mark":"floor","floor":%d,"durable":%d`, floor, judge(img).last))
+		damaged[newest] = append(slices.Clone(img[newest]), line...)
+		r := ram(damaged)
+		for _, opts := range []wal.Options{{FS: r}, {FS: r, ReadOnly: true}} {
+			_, err := wal.Open("log", opts)
+			wantError(t, err, []error{wal.ErrCorrupt})
+		}
+		if !maps.EqualFunc(r.image(), damaged, bytes.Equal) {
+			t.Error(name, "something was changed")
+		}
+		_, err := wal.VerifyFS(r, "log")
+		wantError(t, err, []error{wal.ErrCorrupt})
+		report, err := wal.SalvageFS(r, "log", "saved")
+		if err != nil || report.Events != uint64(len(events)) {
+			t.Error(name, report, err)
+		}
+	}
 }
 
 // W3: Verify finds what a reader would be refused: in a sealed segment, a witness of what the next one claims.

@@ -153,7 +153,7 @@ func judge(img image) (v verdict) {
 		case !ok:
 			blank = &s
 			continue
-		case s.header.First != first || s.header.Durable != first-1:
+		case s.header.First != first || s.header.Durable != first-1 || s.header.Floor > first:
 			v.refuse = name + ": the header is not its own"
 			return v
 		case len(segments) > 0 && segments[0].header.Log != s.header.Log:
@@ -233,6 +233,8 @@ func jScan(s jSegment) jTail {
 			t.reason = "bad line"
 		case r.Mark != "" && (left > 0 || r.Mark == "segment"):
 			t.reason = "misplaced mark"
+		case r.Mark != "" && r.Floor > s.first:
+			t.reason, t.durable = "a floor that no writer gives", max(t.durable, t.next)
 		case r.Mark != "":
 			t.floor, t.end, t.clean = max(t.floor, r.Floor), l.end, r.Mark == "closed"
 		case r.Seq != want || left > 0 && r.More != left-1:

@@ -143,6 +143,10 @@ func (s *scanner) takeMark(m *mark, l line) string {
 		return "a mark inside a group"
 	case m.Kind == markSegment:
 		return "a second segment header"
+	case m.Floor > s.seg.first:
+		// Whole sealed segments go, and no others. Taken at its word, this would have every Open drop more of them.
+		s.durable = max(s.durable, s.next)
+		return fmt.Sprintf("floor %d inside the segment of seq %d", m.Floor, s.seg.first)
 	}
 	s.durable = max(s.durable, m.Durable)
 	s.epoch = max(s.epoch, m.Epoch)

@@ -199,6 +199,9 @@ func (s *segment) use(head *mark, length int64) error {
 		return &CorruptError{Path: s.path, Seq: s.first,
 			Reason: fmt.Sprintf("the header speaks of durable seq %d, not %d", head.Durable, head.First-1)}
 	}
+	if head.Floor > head.First {
+		return &CorruptError{Path: s.path, Seq: s.first, Reason: fmt.Sprintf("the header speaks of floor %d, behind it", head.Floor)}
+	}
 	s.prior, s.epoch, s.seed, s.header = head.Prior, head.Epoch, saltSeed(head.Salt), length
 	return nil
 }

@@ -136,7 +136,7 @@ func (c *court) headers(img Image, j *Judgement) (segments []file, blank *file, 
 		case s.head.version > 1:
 			j.found(Version, name, 0, 0, "format %d", s.head.version)
 			return nil, nil, false
-		case s.head.first != s.first || s.head.durable != s.first-1:
+		case s.head.first != s.first || s.head.durable != s.first-1 || s.head.floor > s.first:
 			j.refuse(name, 0, s.first, "the header is not its own")
 			return nil, nil, false
 		case len(segments) > 0 && segments[0].head.log != s.head.log:
@@ -192,6 +192,8 @@ func (c *court) scan(s file) tail {
 			t.reason, t.durable = "neither an event nor a mark", max(t.durable, t.next)
 		case r.mark != "" && (left > 0 || r.mark == "segment"):
 			t.reason = "a mark out of place"
+		case r.mark != "" && r.floor > s.first:
+			t.reason, t.durable = "a floor that no writer gives", max(t.durable, t.next)
 		case r.mark == "" && (r.seq != want || left > 0 && r.more != left-1):
 			t.reason = fmt.Sprintf("seq %d out of place", r.seq)
 		default:
