@@ -977,3 +977,22 @@ func TestW3_verify_finds_a_seq_that_was_durable_twice(t *testing.T) {
 		t.Error(report, err)
 	}
 }
+
+// What a header says is shown to people, in errors and reports: only what a writer makes is taken.
+func TestF24_header_with_names_that_a_terminal_obeys(t *testing.T) {
+	for _, c := range []struct{ log, salt string }{
+		{`\u001b[2J`, "0123456789abcdef"}, {"", "0123456789abcdef"}, {strings.Repeat("a", 32), `\u009b2J`}, {strings.Repeat("A", 32), "0123456789abcdef"},
+	} {
+		var salt string
+		if err := json.Unmarshal([]byte(`"`+c.salt+`"`), &salt); err != nil {
+			t.Fatal(err)
+		}
+		body := fmt.Sprintf(`{"mark":"segment","version":1,"log":"%s","salt":"%s","prior":0,"first":1,"epoch":1,"durable":0`, c.log, c.salt)
+		sum := crc32.Update(crc32.Checksum([]byte(salt), jTable), jTable, []byte(body))
+		_, err := wal.Open("log", wal.Options{FS: ram(image{segmentName(1): fmt.Appendf(nil, "%s,\"crc\":\"%08x\"}\n", body, sum)})})
+		wantError(t, err, []error{wal.ErrCorrupt})
+		if err != nil && (strings.ContainsAny(err.Error(), "\x1b\u009b") || !strings.Contains(err.Error(), "log id")) {
+			t.Errorf("%q", err)
+		}
+	}
+}

@@ -151,7 +151,7 @@ func (s *jsonScanner) member(i, depth int, names *nameSet) (int, error) {
 		return end, err
 	}
 	if !names.add(span{i, end}) {
-		return i, s.fail(i, "duplicate name %.64s", s.src[i:end])
+		return i, s.fail(i, "duplicate name %.64q", s.unquoted(span{i, end}))
 	}
 	if i = s.space(end); i >= len(s.src) || s.src[i] != ':' {
 		return i, s.fail(i, "a colon is missing")

@@ -50,6 +50,10 @@ func randomHex(bytes int) string {
 	return hex.EncodeToString(b)
 }
 
+func isHex(s string, digits int) bool {
+	return len(s) == digits && strings.Trim(s, hexDigits) == ""
+}
+
 // listing is what a directory holds, by kind.
 type listing struct {
 	segments []string // names, ascending
@@ -85,7 +89,7 @@ func (l listing) ours(dir string) error {
 	if len(l.segments) > 0 || len(l.foreign) == 0 {
 		return nil
 	}
-	return invalid("directory", "%s holds no log but other files (%s); give an empty directory, a new one, or a log's",
+	return invalid("directory", "%s holds no log but other files (%q); give an empty directory, a new one, or a log's",
 		dir, l.foreign[0])
 }
 
@@ -191,6 +195,9 @@ const maxHeader = 4 << 10
 func (s *segment) use(head *mark, length int64) error {
 	if head.Version > formatVersion {
 		return &VersionError{Path: s.path, Found: head.Version, Known: formatVersion}
+	}
+	if !isHex(head.Log, 32) || !isHex(head.Salt, 16) { // they are shown to people, and a name may hold what a terminal obeys
+		return &CorruptError{Path: s.path, Seq: s.first, Reason: "the header has no log id, or no salt, that a writer made"}
 	}
 	if head.First != s.first {
 		return &CorruptError{Path: s.path, Seq: s.first, Reason: fmt.Sprintf("the header is that of seq %d", head.First)}
