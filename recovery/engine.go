@@ -102,6 +102,11 @@ func (e *Engine) Do(ctx context.Context, commands ...Command) ([]statemachine.Jo
 		return nil, err
 	}
 	defer unlock()
+	// Again: whoever had a job until now may have gone because nothing is applied any more, and left it as it was before
+	// his event.
+	if err := e.refused(); err != nil {
+		return nil, err
+	}
 	if err := e.fire(ctx, events); err != nil {
 		return nil, err
 	}

@@ -2,11 +2,14 @@ package recovery
 
 import (
 	"context"
+	"runtime"
 	"testing"
 	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/jobwal/jobwal/projection"
+	"github.com/jobwal/jobwal/statemachine"
 	"github.com/jobwal/jobwal/wal"
 	"github.com/jobwal/jobwal/wal/crashfs"
 )
@@ -40,5 +43,34 @@ func TestADurableCommandIsNotToldThatNothingWasWritten(t *testing.T) {
 		e = inMemory(t, base.Crash(crashfs.SyncedOnly), Options{})
 		job, _ := e.Job("a")
 		require.EqualValues(t, "validated", job.State)
+	})
+}
+
+// S1, F25: the applier ended while one command's event waited to be applied, and another waited for the same job. That one
+// went on with the job as it was before the event, and the log got the same step twice, by which the next Open parks the
+// job. Found by a soak of random faults.
+func TestF25_S1_a_command_behind_one_that_was_not_applied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, disk, proceed := context.Background(), crashfs.New(), make(chan struct{})
+		exits := named{"exits", func(wal.Event, statemachine.Job) error {
+			<-proceed
+			runtime.Goexit()
+			return nil
+		}}
+		e, err := Open(ctx, "jobs", Options{WAL: wal.Options{FS: disk}, Projections: []projection.Projection{exits}})
+		require.NoError(t, err)
+		var errs [3]error
+		for i, id := range []string{"first", "a", "a"} {
+			go func() { _, errs[i] = e.Submit(ctx, Submission{JobID: id}) }()
+			synctest.Wait()
+		}
+		close(proceed)
+		synctest.Wait()
+		require.ErrorIs(t, errs[1], wal.ErrOutcomeUnknown)
+		require.ErrorContains(t, errs[2], "stopped behind seq 0")
+		require.NotErrorIs(t, errs[2], wal.ErrOutcomeUnknown, "nothing was written")
+		require.NoError(t, e.Close())
+		job, _ := inMemory(t, disk, Options{}).Job("a")
+		require.Empty(t, job.Parked)
 	})
 }
