@@ -225,6 +225,13 @@ func (l *Log) lead(own *request) {
 	l.mu.Unlock()
 
 	l.crowded = len(batch) > 1
+	over := false
+	defer func() {
+		if !over {
+			setErr(batch, l.fail(errGone))
+		}
+		l.handOver(batch, own)
+	}()
 	switch {
 	case refused != nil && !own.final:
 		setErr(batch, refused)
@@ -233,8 +240,11 @@ func (l *Log) lead(own *request) {
 	default:
 		l.write(batch)
 	}
-	l.handOver(batch, own)
+	over = true
 }
+
+// errGone: code that is not ours did not come back to the committer. The panic goes on; nobody is left waiting for it.
+var errGone = errors.New("Options.FS or Options.Now panicked, or ended the goroutine, in the middle of a write")
 
 // takeLocked takes the head of the queue: one task, or the appends that go into one write.
 func (l *Log) takeLocked() []*request {
@@ -550,21 +560,21 @@ func (l *Log) closeWriter() error {
 }
 
 // finish syncs what is not synced, marks a clean end, closes the file and gives the lock back.
-func (l *Log) finish() error {
+func (l *Log) finish() (err error) {
+	defer func() { // also when something panics
+		if l.active != nil {
+			err = errors.Join(err, l.active.Close())
+			l.active = nil
+		}
+		err = errors.Join(err, l.lock.Close())
+	}()
 	l.mu.Lock()
 	failed := l.failed
 	l.mu.Unlock()
-	var err error
 	if failed != nil {
-		err = failed
-	} else {
-		err = l.markClosed()
+		return failed
 	}
-	if l.active != nil {
-		err = errors.Join(err, l.active.Close())
-		l.active = nil
-	}
-	return errors.Join(err, l.lock.Close())
+	return l.markClosed()
 }
 
 func (l *Log) markClosed() error {

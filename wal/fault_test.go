@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/jobwal/jobwal/wal"
 	"github.com/jobwal/jobwal/wal/crashfs"
@@ -468,6 +470,56 @@ func TestFault_everywhere(t *testing.T) {
 						}
 					}
 				}
+			})
+		})
+	}
+}
+
+// F26: Options.Now, or an FS, panicked or ended the goroutine that was writing, as t.FailNow does in one made for a test;
+// and every other caller, and Close, waited for ever, with the directory locked. The panic goes on to whose it is, the
+// others are told that the log has failed. Found by asking what hostile options can do.
+func TestF26_a_committer_that_does_not_come_back(t *testing.T) {
+	for name, gone := range map[string]func(){"panic": func() { panic("clock") }, "Goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var armed atomic.Bool
+				w := start(t, "sync *.jsonl #1 freeze", wal.Options{SegmentBytes: wal.MinSegmentBytes, Now: func() time.Time {
+					if armed.Load() {
+						gone()
+					}
+					return time.Unix(1, 0)
+				}})
+				var errs [3]error
+				for i := range errs {
+					go func() {
+						defer func() { _ = recover() }()
+						e := event(i, 0, 1, 600)
+						e.Time = time.Unix(1, 0) // so that the clock is read at rotation alone
+						_, errs[i] = w.log.Append(ctx, e)
+					}()
+					synctest.Wait()
+				}
+				armed.Store(true)
+				w.fs.Release()
+				synctest.Wait()
+				wantError(t, errs[0], nil)
+				wantError(t, errs[2], []error{wal.ErrFailed}, wal.ErrOutcomeUnknown)
+				wantEvents(t, w.log, 1)
+				for range 2 {
+					wantError(t, w.log.Close(), []error{wal.ErrFailed})
+				}
+				armed.Store(false)
+				l := w.again()
+				wantEvents(t, l, 1)
+				go func() { // at Close's own mark
+					defer func() { _ = recover() }()
+					armed.Store(true)
+					_ = l.Close()
+				}()
+				synctest.Wait()
+				wantError(t, l.Close(), []error{wal.ErrFailed})
+				armed.Store(false)
+				mustClose(t, w.again())
 			})
 		})
 	}

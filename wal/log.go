@@ -198,10 +198,11 @@ func (l *Log) Close() error {
 	l.closed, l.done = true, make(chan struct{})
 	l.wakeLocked()
 	l.mu.Unlock()
+	defer close(l.done)
 	if l.reader == nil {
+		l.closeErr = &failure{cause: errGone} // unless closeWriter returns
 		l.closeErr = l.closeWriter()
 	}
-	close(l.done)
 	return l.closeErr
 }
 
