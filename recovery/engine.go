@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -175,44 +176,37 @@ var machines = sync.Pool{New: func() any { return statemachine.NewMachine(statem
 // group alone, and gone with it: what a job's next event sees is what this one would leave, the job itself moves when
 // the append has succeeded and the applier has read it.
 func (e *Engine) fire(ctx context.Context, events []wal.Event) error {
-	used := make(map[string]*statemachine.Machine, 1)
+	used := make(map[string]turn, 1)
 	defer func() {
-		for _, m := range used {
-			machines.Put(m)
+		for _, t := range used {
+			machines.Put(t.machine)
 		}
 	}()
 	accept := func(context.Context) error { return nil }
 	for i := range events {
 		event := &events[i]
-		m := used[event.JobID]
-		if m == nil {
+		t, begun := used[event.JobID]
+		if !begun {
 			job, _ := e.jobs.Get(event.JobID)
 			job.ID = event.JobID
-			m = machines.Get().(*statemachine.Machine)
-			m.Reset(job)
-			used[event.JobID] = m
+			t = turn{machines.Get().(*statemachine.Machine), job.Capability}
+			t.machine.Reset(job)
 			event.Prev = job.Seq
-			if event.Capability == "" {
-				event.Capability = job.Capability
-			}
-		} else if event.Capability == "" {
-			event.Capability = capabilityOf(events[:i], event.JobID)
 		}
-		if err := m.Fire(ctx, event.Type, accept); err != nil {
+		event.Capability = cmp.Or(event.Capability, t.capability)
+		t.capability = event.Capability
+		used[event.JobID] = t
+		if err := t.machine.Fire(ctx, event.Type, accept); err != nil {
 			return which(err, i, len(events))
 		}
 	}
 	return nil
 }
 
-// capabilityOf is that of the job's event before, in the same group.
-func capabilityOf(events []wal.Event, id string) string {
-	for _, e := range slices.Backward(events) {
-		if e.JobID == id {
-			return e.Capability
-		}
-	}
-	return ""
+// turn is one job's in a group: its machine, and the capability of the event before.
+type turn struct {
+	machine    *statemachine.Machine
+	capability string
 }
 
 func (e *Engine) results(commands []Command) []statemachine.Job {
