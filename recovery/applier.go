@@ -168,6 +168,21 @@ func (a *applier) noteUnreadable(e wal.Event) {
 
 // stop ends applying for good and wakes everyone.
 func (a *applier) stop(err error) {
+	a.wakeAll(err)
+	if err := a.broken(); err != nil {
+		a.logger.Error("recovery: the engine follows its log no more", slog.Any("error", err))
+	}
+}
+
+// broken is why nothing is applied any more; nil while all is well, and when Close has ended it.
+func (a *applier) broken() error {
+	if err := a.err(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func (a *applier) wakeAll(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.stopped = fmt.Errorf("recovery: stopped behind seq %d: %w", a.applied, err)

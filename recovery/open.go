@@ -18,8 +18,8 @@ type Options struct {
 	// Projections: read models of the caller's own, each with a name of its own; "jobs" and "stats" are taken. They see
 	// every event from the log's first on.
 	Projections []projection.Projection
-	// Logger gets what happens while nobody waits to be told: a projection that stops, a torn tail that was cut.
-	// Default: none.
+	// Logger gets what happens while nobody waits to be told: a projection that stops, an engine that can't
+	// follow its log any more, a torn tail that was cut. Default: none.
 	Logger *slog.Logger
 	// OnProgress is called every 16,384 events while Open replays the log, and at its end: twice, where a crash left
 	// events that had first to be made durable. Open waits for it. Default: none.

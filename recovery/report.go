@@ -30,6 +30,10 @@ type Report struct {
 	Unreadable []Unreadable
 	// Failed are projections that stopped.
 	Failed []*ProjectionError
+	// Stopped is why the engine follows its log no more: an error of reading it, a log that was closed beneath. Jobs and
+	// projections stay as they are, and no command is taken; open the log again. nil while all is well, and after Close.
+	// An engine on a read-only log has no commands that would tell.
+	Stopped error
 }
 
 // Unreadable is an event of no known job that this version can't read.
@@ -58,6 +62,7 @@ func (e *Engine) Report() Report {
 	for job := range e.jobs.List(projection.Query{Parked: new(true), Limit: maxListed}) {
 		r.Parked = append(r.Parked, job)
 	}
+	r.Stopped = e.applier.broken()
 	e.applier.mu.Lock()
 	defer e.applier.mu.Unlock()
 	r.Unreadable = append(r.Unreadable, e.applier.unreadable...)

@@ -1,7 +1,9 @@
 package recovery
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -72,5 +74,27 @@ func TestF25_S1_a_command_behind_one_that_was_not_applied(t *testing.T) {
 		require.NoError(t, e.Close())
 		job, _ := inMemory(t, disk, Options{}).Job("a")
 		require.Empty(t, job.Parked)
+	})
+}
+
+// An engine on a read-only log that one read error had ended looked just as before: the same jobs, an empty Report,
+// nothing in the Logger, and only a command, which such an engine is never given, would have said so.
+func TestAnEngineThatCannotFollowItsLogSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := crashfs.New()
+		writer := inMemory(t, base, Options{})
+		disk, logged := crashfs.Inject(base, nil), new(bytes.Buffer)
+		reader, err := Open(context.Background(), "jobs", Options{
+			WAL: wal.Options{FS: disk, ReadOnly: true}, Logger: slog.New(slog.NewTextHandler(logged, nil))})
+		require.NoError(t, err)
+		require.NoError(t, reader.Report().Stopped)
+		disk.Stop()
+		<-reader.done
+		require.ErrorIs(t, reader.Report().Stopped, crashfs.ErrCrashed)
+		require.Contains(t, logged.String(), "stopped behind seq 0")
+		require.NoError(t, reader.Close())
+		require.ErrorIs(t, reader.Report().Stopped, crashfs.ErrCrashed)
+		require.NoError(t, writer.Close())
+		require.NoError(t, writer.Report().Stopped, "that was Close")
 	})
 }
