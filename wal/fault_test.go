@@ -3,6 +3,7 @@ package wal_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"runtime"
 	"strings"
@@ -523,4 +524,58 @@ func TestF26_a_committer_that_does_not_come_back(t *testing.T) {
 			})
 		})
 	}
+}
+
+// F11: a ReadAt that returned no bytes and no error, against io.ReaderAt's contract, was called for ever; one that
+// claimed more bytes than it was asked for had Open take a log for an empty one, and cut it. One byte at a time is fine.
+func TestF11_reads_that_break_their_contract(t *testing.T) {
+	for name, c := range map[string]struct {
+		n  func(asked int) int
+		is error
+	}{
+		"nothing": {func(int) int { return 0 }, io.ErrNoProgress},
+		"less":    {func(int) int { return -1 }, io.ErrNoProgress},
+		"more":    {func(asked int) int { return asked + 5 }, io.ErrNoProgress},
+		"a byte":  {func(int) int { return 1 }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := crashfs.New()
+			l := mustOpen(t, wal.Options{FS: disk})
+			mustAppend(t, l, group(1, 2, 0)...)
+			mustClose(t, l)
+			l, err := wal.Open("log", wal.Options{FS: misreading{disk, c.n}})
+			if !errors.Is(err, c.is) {
+				t.Errorf("Open: %v", err)
+			}
+			if err == nil {
+				wantEvents(t, l, 2)
+				mustClose(t, l)
+			}
+			l = mustOpen(t, wal.Options{FS: disk})
+			wantEvents(t, l, 2)
+			mustClose(t, l)
+		})
+	}
+}
+
+// misreading reads as it likes, and has no error to say of it.
+type misreading struct {
+	wal.FS
+	n func(asked int) int
+}
+
+func (m misreading) OpenFile(name string, flag int, perm fs.FileMode) (wal.File, error) {
+	f, err := m.FS.OpenFile(name, flag, perm)
+	return misreadingFile{f, m.n}, err
+}
+
+type misreadingFile struct {
+	wal.File
+	n func(asked int) int
+}
+
+func (f misreadingFile) ReadAt(b []byte, at int64) (int, error) {
+	n := f.n(len(b))
+	_, err := f.File.ReadAt(b[:max(0, min(n, len(b)))], at)
+	return n, err
 }

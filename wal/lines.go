@@ -122,16 +122,19 @@ func (l *lineReader) fill() error {
 		copy(grown, l.buf)
 		l.buf = grown
 	}
-	room := min(int64(len(l.buf)-l.w), l.end-l.at-int64(l.w))
+	room := int(min(int64(len(l.buf)-l.w), l.end-l.at-int64(l.w)))
 	if room <= 0 {
 		return io.EOF
 	}
-	n, err := l.f.ReadAt(l.buf[l.w:l.w+int(room)], l.at+int64(l.w))
-	l.w += n
-	if n > 0 || err == nil {
-		return nil
+	n, err := l.f.ReadAt(l.buf[l.w:l.w+room], l.at+int64(l.w))
+	if n < 0 || n > room || n == 0 && err == nil {
+		return io.ErrNoProgress // of an FS that does not keep to io.ReaderAt
 	}
-	if errors.Is(err, io.EOF) {
+	l.w += n
+	switch {
+	case n > 0:
+		return nil
+	case errors.Is(err, io.EOF):
 		return io.EOF // the file was cut since its size was asked for
 	}
 	return err

@@ -1,8 +1,10 @@
 package wal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"os"
@@ -234,7 +236,7 @@ func (l *Log) rewrite(f File, t tail, write func(at int64, buf []byte) error) er
 	for from < t.end {
 		n, err := f.ReadAt(buf[:min(int64(len(buf)), t.end-from)], from)
 		if n == 0 {
-			return err
+			return cmp.Or(err, io.ErrNoProgress)
 		}
 		if err := write(from, buf[:n]); err != nil {
 			return noSpace(err, seg.path, t.end-from) // of a file system that never writes in place
