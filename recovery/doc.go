@@ -43,7 +43,8 @@
 //
 // All methods may be called from any number of goroutines. Two commands on one job run one after the other: of two that
 // exclude each other one wins, and the other gets a *statemachine.TransitionError. Commands on different jobs share
-// syncs. A projection's Apply runs on the applier and must not call the engine's commands, which wait for it.
+// syncs. A projection's Apply runs on the applier, and so does the Logger when a projection stops: neither may call the
+// engine's commands, nor Close, which wait for it. What only reads (Job, Jobs, Stats, Report, History) waits for nobody.
 //
 // Lock order: the engine's gate, jobs in the order of their ids, then the applier's or the log's own; the applier takes
 // none of the former.
