@@ -2,6 +2,7 @@ package wal
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -103,12 +104,36 @@ func (r *reader) lookOnce(l *Log) (survey, tail, error) {
 	if err != nil {
 		return s, tail{}, err
 	}
+	var t tail
 	if !known || len(s.segments) == 0 {
-		t, err := l.judge(&s)
-		return s, t, err
+		t, err = l.judge(&s)
+	} else {
+		t, err = r.more(l, &s)
 	}
-	t, err := r.more(l, &s)
+	if err == nil {
+		err = l.stillShows(s, t)
+	}
 	return s, t, err
+}
+
+// stillShows holds what was found to be the log that was shown, and no less of it: what was shown stays. A directory that
+// was removed, and another log that took its name, are not what comes next.
+func (l *Log) stillShows(s survey, t tail) error {
+	l.mu.Lock()
+	id, shown := l.id, l.last
+	l.mu.Unlock()
+	last := min(t.durable, t.next-1)
+	switch {
+	case id == "": // nothing was there yet
+		return nil
+	case s.id == "":
+		return &CorruptError{Path: l.dir, Seq: 1, Reason: "the log that was here is gone"}
+	case s.id != id:
+		return &CorruptError{Path: l.dir, Seq: 1, Reason: fmt.Sprintf("another log is here now (%s, not %s)", s.id, id)}
+	case last < shown:
+		return &CorruptError{Path: l.dir, Seq: last + 1, Reason: fmt.Sprintf("the log ends here, and was shown to seq %d", shown)}
+	}
+	return nil
 }
 
 // survey takes over what is known of the segments, as long as the newest one is still the newest and holds something

@@ -363,3 +363,43 @@ func TestVerify_beside_a_live_writer(t *testing.T) {
 	wg.Wait()
 	mustClose(t, l)
 }
+
+// F27, W6: a log that is removed under a reader, and what takes its place: another log, or an older copy of this one.
+// What was shown stays: the reader went back to an empty log, or went on in the middle of the other, in silence.
+func TestF27_W6_another_log_in_place_of_the_one_that_is_read(t *testing.T) {
+	for place, fill := range map[string]func(t *testing.T, dir, older string){
+		"nothing":       func(t *testing.T, dir, _ string) { must(t, os.Mkdir(dir, 0o755)) },
+		"an older copy": func(t *testing.T, dir, older string) { must(t, os.CopyFS(dir, os.DirFS(older))) },
+		"another log": func(t *testing.T, dir, _ string) {
+			l := dirOpen(t, dir, wal.Options{})
+			mustAppend(t, l, group(9, 6, 600)...)
+			mustAppend(t, l, group(10, 6, 600)...)
+			mustClose(t, l)
+		},
+	} {
+		t.Run(place, func(t *testing.T) {
+			dir, older := filepath.Join(t.TempDir(), "log"), filepath.Join(t.TempDir(), "older")
+			small := wal.Options{SegmentBytes: wal.MinSegmentBytes}
+			for i := range 3 {
+				l := dirOpen(t, dir, small)
+				mustAppend(t, l, group(i, 2, 600)...)
+				mustClose(t, l)
+				if i == 1 {
+					must(t, os.CopyFS(older, os.DirFS(dir)))
+				}
+			}
+			r := dirOpen(t, dir, wal.Options{ReadOnly: true})
+			wantEvents(t, r, 6)
+			id := r.ID()
+			must(t, os.RemoveAll(dir))
+			fill(t, dir, older)
+			for _, err := range r.Follow(ctx, 7) {
+				wantError(t, err, []error{wal.ErrCorrupt})
+			}
+			if r.LastSeq() != 6 || r.ID() != id {
+				t.Errorf("the reader is at seq %d of log %s, and was at 6 of %s", r.LastSeq(), r.ID(), id)
+			}
+			mustClose(t, r)
+		})
+	}
+}
