@@ -38,7 +38,7 @@ const pollEvery = 200 * time.Microsecond
 func (tr *programTrial) live(ctx context.Context, n int, kill Kill) (l programLife, err error) {
 	cmd := tr.program.Command(tr.dir(), tr.ledger())
 	o := orders.Orders{Ledger: tr.ledger(), Trace: tr.path("trace", n), Life: n, Kill: kill.Op, After: kill.After, Sync: tr.program.Sync}
-	cmd.Env = append(cmd.Environ(), o.Environ())
+	cmd.Env = append(atOnce(cmd.Environ()), o.Environ())
 	out, err := os.Create(tr.path("output", n))
 	if err != nil {
 		return l, err
@@ -69,6 +69,15 @@ func (tr *programTrial) live(ctx context.Context, n int, kill Kill) (l programLi
 		err = ctx.Err()
 	}
 	return l, err
+}
+
+// atOnce lets a program with the race detector in it end when it is done: if nothing else is said, it sleeps for a second
+// first, in which it lets others find races, and there is nobody left here to find any.
+func atOnce(env []string) []string {
+	if slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, "GORACE=") }) {
+		return env
+	}
+	return append(env, "GORACE=atexit_sleep_ms=0")
 }
 
 // watch waits for the program, and kills it where that is to be done from outside, where it hangs, and where ctx is done.
