@@ -120,7 +120,7 @@ func (a *Actions) shown() error {
 			return fmt.Errorf("job %q is %+v, not %+v", id, glanceAt(job), v.glance)
 		}
 	}
-	if got := idsIn(slices.Collect(a.engine.Jobs(projection.Query{}))); !slices.Equal(got, a.ref.Jobs()) {
+	if got := idsOf(slices.Collect(a.engine.Jobs(projection.Query{}))); !slices.Equal(got, a.ref.Jobs()) {
 		return fmt.Errorf("jobs are %q, not %q", got, a.ref.Jobs())
 	}
 	if err := a.told.check(a.ref.Last(), want); err != nil {
@@ -129,16 +129,9 @@ func (a *Actions) shown() error {
 	return cmp.Or(a.reported(counts), a.counted(counts))
 }
 
-func idsIn(jobs []statemachine.Job) (ids []string) {
-	for _, job := range jobs {
-		ids = append(ids, job.ID)
-	}
-	return ids
-}
-
 func (a *Actions) reported(counts map[statemachine.State]int) error {
 	interrupted := a.ref.Interrupted(a.epoch)
-	if got := idsIn(a.engine.Interrupted()); !slices.Equal(got, interrupted) {
+	if got := idsOf(a.engine.Interrupted()); !slices.Equal(got, interrupted) {
 		return fmt.Errorf("interrupted are %q, not %q", got, interrupted)
 	}
 	r := a.engine.Report()
@@ -351,7 +344,7 @@ func (a *Actions) listed(q projection.Query) error {
 	var paged []string
 	for page := q; ; {
 		jobs, next, err := a.engine.Page(page)
-		if paged = append(paged, idsIn(jobs)...); err != nil || next.IsZero() || len(paged) > len(want) {
+		if paged = append(paged, idsOf(jobs)...); err != nil || next.IsZero() || len(paged) > len(want) {
 			if err != nil || !slices.Equal(paged, want) {
 				return fmt.Errorf("pages: %q, not %q: %v", paged, want, err)
 			}
@@ -362,7 +355,7 @@ func (a *Actions) listed(q projection.Query) error {
 	if q.Limit > 0 {
 		want = want[:min(q.Limit, len(want))]
 	}
-	if got := idsIn(slices.Collect(a.engine.Jobs(q))); !slices.Equal(got, want) {
+	if got := idsOf(slices.Collect(a.engine.Jobs(q))); !slices.Equal(got, want) {
 		return fmt.Errorf("%q, not %q", got, want)
 	}
 	return nil

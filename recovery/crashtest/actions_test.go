@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io/fs"
 	"iter"
 	"strconv"
 	"strings"
@@ -42,7 +41,7 @@ func thinned(t *testing.T, part int) {
 	before := checks.Value.String()
 	n, err := strconv.Atoi(before)
 	require.NoError(t, err)
-	require.NoError(t, checks.Value.Set(fmt.Sprint(max(thin(n, n/6)/part, 1))))
+	require.NoError(t, checks.Value.Set(fmt.Sprint(max(crashtest.Thin(n, n/6)/part, 1))))
 	t.Cleanup(func() { require.NoError(t, checks.Value.Set(before)) })
 }
 
@@ -51,23 +50,6 @@ func act(t *rapid.T) {
 	a.Open(t)
 	t.Repeat(a.Map())
 }
-
-// noSync is a file system that says that it synced.
-type noSync struct{ wal.FS }
-
-func (x noSync) OpenFile(name string, flag int, perm fs.FileMode) (wal.File, error) {
-	f, err := x.FS.OpenFile(name, flag, perm)
-	return noSyncFile{f}, err
-}
-
-type noSyncFile struct{ wal.File }
-
-func (noSyncFile) Sync() error { return nil }
-
-// noSyncDir does so of directories.
-type noSyncDir struct{ wal.FS }
-
-func (noSyncDir) SyncDir(string) error { return nil }
 
 // lyingLog is a log with a fault.
 type lyingLog struct {
@@ -142,10 +124,10 @@ func TestActionsCatch(t *testing.T) {
 		says string // part of what is said
 	}{
 		{"no sync", func() *crashtest.Actions {
-			return &crashtest.Actions{Wrap: func(disk wal.FS) wal.FS { return noSync{disk} }}
+			return &crashtest.Actions{Wrap: func(disk wal.FS) wal.FS { return flawed(disk, crashtest.NoFsync) }}
 		}, "acknowledged: "},
 		{"no sync of directories", func() *crashtest.Actions {
-			return &crashtest.Actions{Wrap: func(disk wal.FS) wal.FS { return noSyncDir{disk} }}
+			return &crashtest.Actions{Wrap: func(disk wal.FS) wal.FS { return flawed(disk, crashtest.NoDirectoryFsync) }}
 		}, "acknowledged: "},
 		{"groups in parts", func() *crashtest.Actions { return &crashtest.Actions{OpenEngine: lying(lyingLog{split: true})} }, ""},
 		{"nobody is ever dead", func() *crashtest.Actions { return &crashtest.Actions{OpenEngine: lying(lyingLog{living: true})} }, "interrupted are"},

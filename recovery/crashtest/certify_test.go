@@ -35,7 +35,7 @@ func shopProgram(t *testing.T, behaviour string) crashtest.Program {
 func TestCertify_a_program_as_it_should_be(t *testing.T) {
 	t.Parallel()
 	p := shopProgram(t, "right")
-	p.Trials = thinTrials(115)
+	p.Trials = crashtest.Thin(115, 38)
 	c := crashtest.Certify(t, p)
 	require.True(t, c.Deterministic(), "%s", c)
 	require.Equal(t, 13, c.Events)
@@ -113,36 +113,19 @@ func TestCertify_catches(t *testing.T) {
 			require.Equal(t, wrong.rule, u.Breaches[0].Rule, "%v", err)
 			require.Equal(t, wrong.job, u.Breaches[0].Job, "%v", err)
 
-			again := &certifyTB{TB: t}
-			p.Replay(again, u.Kills.String())
-			require.Len(t, again.errors, 1)
-			require.Contains(t, again.errors[0], "\n\t"+wrong.rule+": ")
+			report, failed := crashtest.Fails(func(t rapid.TB) { p.Replay(t, u.Kills.String()) })
+			require.True(t, failed)
+			require.Contains(t, report, fmt.Sprintf("\n\t%s: ", wrong.rule))
 		})
 	}
-}
-
-// certifyTB is a test that may fail.
-type certifyTB struct {
-	rapid.TB
-	errors []string
-	logs   []string
-}
-
-func (r *certifyTB) Errorf(format string, args ...any) {
-	r.errors = append(r.errors, fmt.Sprintf(format, args...))
-}
-
-func (r *certifyTB) Logf(format string, args ...any) {
-	r.logs = append(r.logs, fmt.Sprintf(format, args...))
 }
 
 // Replay tells each life: what it did to the world, and where it died.
 func TestReplay_tells_the_story(t *testing.T) {
 	t.Parallel()
-	p, r := shopProgram(t, "right"), &certifyTB{TB: t}
-	p.Replay(r, "kill before 16, then after 2")
-	require.Empty(t, r.errors)
-	story := strings.Join(r.logs, "\n")
+	p := shopProgram(t, "right")
+	story, failed := crashtest.Fails(func(t rapid.TB) { p.Replay(t, "kill before 16, then after 2") })
+	require.False(t, failed, "%s", story)
 	for _, line := range []string{"life 1: killed at operation 16", "life 1: operation 14: acked pay job_validated",
 		"life 2: killed at operation 2", "life 3: ended; the log has 13 events"} {
 		require.Contains(t, story, line)
@@ -154,8 +137,7 @@ func TestReplay_tells_the_story(t *testing.T) {
 func TestReplay_from_outside(t *testing.T) {
 	t.Parallel()
 	for _, kill := range []string{"kill at event 8", "kill at 300ms"} {
-		r, starts := &certifyTB{TB: t}, 0
-		p := shopProgram(t, "outside")
+		p, starts := shopProgram(t, "outside"), 0
 		right := p.Command
 		p.Command = func(dir, ledger string) *exec.Cmd {
 			cmd := right(dir, ledger)
@@ -164,13 +146,14 @@ func TestReplay_from_outside(t *testing.T) {
 			}
 			return cmd
 		}
-		p.Replay(r, kill)
-		require.Empty(t, r.errors)
-		require.Contains(t, r.logs[0], "life 1: killed")
+		story, failed := crashtest.Fails(func(t rapid.TB) { p.Replay(t, kill) })
+		require.False(t, failed, "%s", story)
+		first, _, _ := strings.Cut(story, "\n")
+		require.Contains(t, first, "life 1: killed")
 		if kill == "kill at event 8" {
-			require.Contains(t, r.logs[0], "the log has 8 events")
+			require.Contains(t, first, "the log has 8 events")
 		}
-		require.Contains(t, strings.Join(r.logs, "\n"), "life 2: ended; the log has 13 events")
+		require.Contains(t, story, "life 2: ended; the log has 13 events")
 	}
 }
 

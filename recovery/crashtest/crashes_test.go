@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -19,42 +20,17 @@ import (
 	"github.com/jobwal/jobwal/wal/crashfs"
 )
 
-// handle is a test that may fail without failing the one around it.
-type handle struct {
-	rapid.TB
-	failed bool
-	logs   []string
-	fatal  string
+// fatal runs a test that may fail, and returns what it ended with; "" where it did not fail.
+func fatal(test func(t rapid.TB)) string {
+	report, failed := crashtest.Fails(test)
+	if !failed {
+		return ""
+	}
+	return coverage.ReplaceAllString(report, "")
 }
 
-func (h *handle) Helper()      {}
-func (h *handle) Failed() bool { return h.failed }
-
-func (h *handle) Logf(format string, args ...any) {
-	h.logs = append(h.logs, fmt.Sprintf(format, args...))
-}
-
-func (h *handle) Errorf(format string, args ...any) {
-	h.Logf(format, args...)
-	h.failed = true
-}
-
-func (h *handle) Fatalf(format string, args ...any) {
-	h.fatal, h.failed = fmt.Sprintf(format, args...), true
-	panic(h)
-}
-
-// trial runs a test with a handle of its own.
-func trial(t testing.TB, test func(t rapid.TB)) (h *handle) {
-	h = &handle{TB: t}
-	defer func() {
-		if v := recover(); v != nil && v != any(h) {
-			panic(v)
-		}
-	}()
-	test(h)
-	return h
-}
+// coverage is what Run says in any case.
+var coverage = regexp.MustCompile(`(?m)^crashtest: \d+ operations, .*\n`)
 
 // put writes a file, and replaces it the right way: nothing that was there is lost before the new one is.
 func put(disk wal.FS, name, text string) error {
@@ -135,52 +111,25 @@ func reproducer(message string) string {
 	return text
 }
 
-// A liar is a file system in which Sync, or SyncDir, does nothing.
-type liar struct {
-	wal.FS
-	files, dirs bool
-}
-
-type lyingFile struct{ wal.File }
-
-func (lyingFile) Sync() error { return nil }
-
-func (l liar) OpenFile(name string, flag int, perm os.FileMode) (wal.File, error) {
-	f, err := l.FS.OpenFile(name, flag, perm)
-	if err == nil && l.files {
-		f = lyingFile{f}
-	}
-	return f, err
-}
-
-func (l liar) SyncDir(name string) error {
-	if l.dirs {
-		return nil
-	}
-	return l.FS.SyncDir(name)
-}
-
 // A log whose syncs do nothing loses what it acknowledged, and the test that found it says how to see that again.
 func TestCrashes_have_teeth(t *testing.T) {
-	for name, lie := range map[string]liar{"Sync": {files: true}, "SyncDir": {dirs: true}} {
-		t.Run(name, func(t *testing.T) {
+	for _, flaw := range []crashtest.Flaw{crashtest.NoFsync, crashtest.NoDirectoryFsync} {
+		t.Run(string(flaw), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := crashtest.Crashes[notes]{
 					Workload: func(disk wal.FS, n *notes) error {
-						lie := lie
-						lie.FS = disk
-						return n.session(lie, n.groups(1, 10, 2))
+						return n.session(flawed(disk, flaw), n.groups(1, 10, 2))
 					},
 					Check:  func(disk wal.FS, n *notes) error { return n.check(disk) },
 					Budget: 200,
 				}
-				first := trial(t, func(t rapid.TB) { c.Run(t) })
-				require.Contains(t, first.fatal, "group 1 was acknowledged, and is not at seq 1")
-				again := trial(t, func(t rapid.TB) { c.Replay(t, reproducer(first.fatal)) })
-				require.Equal(t, first.fatal, again.fatal)
+				first := fatal(func(t rapid.TB) { c.Run(t) })
+				require.Contains(t, first, "group 1 was acknowledged, and is not at seq 1")
+				again := fatal(func(t rapid.TB) { c.Replay(t, reproducer(first)) })
+				require.Equal(t, first, again)
 				honest := c
 				honest.Workload = func(disk wal.FS, n *notes) error { return n.session(disk, n.groups(1, 10, 2)) }
-				honest.Replay(t, reproducer(first.fatal))
+				honest.Replay(t, reproducer(first))
 			})
 		})
 	}
@@ -189,10 +138,10 @@ func TestCrashes_have_teeth(t *testing.T) {
 // A recovery that can't be disturbed fails with two crashes, and the first of its operations that matters is named.
 func TestCrashes_of_the_recovery(t *testing.T) {
 	c := crashtest.Crashes[saved]{Workload: saveTwice, Check: recoverBadly}
-	first := trial(t, func(t rapid.TB) { c.Run(t) })
-	require.Contains(t, first.fatal, `crashtest: crash 5; everything; crash 3; cut a 2: found "on", asked ["one"], of which 0 were done`)
-	again := trial(t, func(t rapid.TB) { c.Replay(t, "crash 5; everything; crash 3; cut a 2") })
-	require.Equal(t, first.fatal, again.fatal)
+	first := fatal(func(t rapid.TB) { c.Run(t) })
+	require.Contains(t, first, `crashtest: crash 5; everything; crash 3; cut a 2: found "on", asked ["one"], of which 0 were done`)
+	again := fatal(func(t rapid.TB) { c.Replay(t, "crash 5; everything; crash 3; cut a 2") })
+	require.Equal(t, first, again)
 
 	c.Once = true
 	cover := c.Run(t)
@@ -280,11 +229,11 @@ func TestCrashes_states(t *testing.T) {
 	require.NotZero(t, few.Left)
 
 	c.States = 100
-	c.Workload = func(disk wal.FS, s *saved) error { return saveTwice(liar{FS: disk, files: true}, s) }
-	first := trial(t, func(t rapid.TB) { c.Run(t) })
-	require.Regexp(t, `^crashtest: crash 4; state \d+ of 100: found`, first.fatal)
-	again := trial(t, func(t rapid.TB) { c.Replay(t, reproducer(first.fatal)) })
-	require.Equal(t, first.fatal, again.fatal)
+	c.Workload = func(disk wal.FS, s *saved) error { return saveTwice(flawed(disk, crashtest.NoFsync), s) }
+	first := fatal(func(t rapid.TB) { c.Run(t) })
+	require.Regexp(t, `^crashtest: crash 4; state \d+ of 100: found`, first)
+	again := fatal(func(t rapid.TB) { c.Replay(t, reproducer(first)) })
+	require.Equal(t, first, again)
 }
 
 // noting is a ledger with a Clone.
@@ -341,8 +290,8 @@ func TestCrashes_seen_then_lost(t *testing.T) {
 			return n.check(text)
 		},
 	}
-	first := trial(t, func(t rapid.TB) { c.Run(t) })
-	require.Contains(t, first.fatal, `crashtest: crash 5; everything; crash 1; synced: "", and "one" was seen before`)
+	first := fatal(func(t rapid.TB) { c.Run(t) })
+	require.Contains(t, first, `crashtest: crash 5; everything; crash 1; synced: "", and "one" was seen before`)
 }
 
 // What is wrong with a test is said, in place of a coverage that means nothing.
@@ -389,7 +338,7 @@ func TestCrashes_that_prove_nothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			counter = 0
-			require.Contains(t, trial(t, func(t rapid.TB) { c.Run(t) }).fatal, c.want)
+			require.Contains(t, fatal(func(t rapid.TB) { c.Run(t) }), c.want)
 		})
 	}
 }
@@ -418,27 +367,27 @@ func TestCrashes_errors_after_the_crash(t *testing.T) {
 		"panic":           {func(err error) error { panic("ouch") }, "panic: ouch\ngoroutine"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			workload := trial(t, func(t rapid.TB) {
+			workload := fatal(func(t rapid.TB) {
 				crashtest.Crashes[saved]{Workload: after(saveTwice, c.make), Check: recoverWell}.Run(t)
 			})
-			check := trial(t, func(t rapid.TB) {
+			check := fatal(func(t rapid.TB) {
 				crashtest.Crashes[saved]{Workload: saveTwice, Check: after(recoverWell, c.make)}.Run(t)
 			})
 			if c.want == "" {
-				require.Empty(t, workload.fatal+check.fatal)
+				require.Empty(t, workload+check)
 				return
 			}
-			require.Contains(t, workload.fatal, "crashtest: crash 1: "+c.want)
-			require.Contains(t, check.fatal, "crashtest: crash 5; everything; crash 1: "+c.want)
+			require.Contains(t, workload, "crashtest: crash 1: "+c.want)
+			require.Contains(t, check, "crashtest: crash 5; everything; crash 1: "+c.want)
 		})
 	}
 }
 
 // A check that fails the test itself, in place of returning an error, is found as well.
 func TestCrashes_check_with_assertions(t *testing.T) {
-	h := trial(t, func(t rapid.TB) {
+	h := fatal(func(t rapid.TB) {
 		crashtest.Crashes[saved]{
-			Workload: func(disk wal.FS, s *saved) error { return saveTwice(liar{FS: disk, files: true}, s) },
+			Workload: func(disk wal.FS, s *saved) error { return saveTwice(flawed(disk, crashtest.NoFsync), s) },
 			Check: func(disk wal.FS, s *saved) error {
 				if err := recoverWell(disk, s); err != nil && !errors.Is(err, crashfs.ErrCrashed) {
 					t.Errorf("%v", err)
@@ -447,23 +396,21 @@ func TestCrashes_check_with_assertions(t *testing.T) {
 			},
 		}.Run(t)
 	})
-	require.Contains(t, h.fatal, "crash 4; zeros: the test was failed, see above")
+	require.Contains(t, h, "crash 4; zeros: the test was failed, see above")
 }
 
 // A function that ends the test, as testing's FailNow does, can't be brought back, but where it was is said.
 func TestCrashes_check_that_ends_the_test(t *testing.T) {
-	h, ended := &handle{TB: t}, make(chan bool)
-	go func() {
-		defer close(ended)
+	report, failed := crashtest.Fails(func(t rapid.TB) {
 		crashtest.Crashes[saved]{Workload: saveTwice, Check: func(disk wal.FS, s *saved) error {
 			if len(contents(disk, "a")) == 0 {
 				runtime.Goexit()
 			}
 			return nil
-		}}.Run(h)
-	}()
-	<-ended
-	require.Equal(t, []string{`crashtest: the test ended itself in this run: "crash 1; synced"`}, h.logs)
+		}}.Run(t)
+	})
+	require.False(t, failed)
+	require.Equal(t, "crashtest: the test ended itself in this run: \"crash 1; synced\"\n", report)
 }
 
 // CrashEveryOp is in a bubble of its own: an hour there takes no time, and timers go off in the same place every time.
@@ -534,8 +481,9 @@ func TestCrashes_replay_of_nonsense(t *testing.T) {
 		"crash 12; zeros":       "the workload makes 10 operations",
 		"crash 3; zeros; crash 1; zeros; crash 1": "more than two crashes",
 	} {
-		require.Contains(t, trial(t, func(t rapid.TB) { c.Replay(t, text) }).fatal, want, text)
+		require.Contains(t, fatal(func(t rapid.TB) { c.Replay(t, text) }), want, text)
 	}
-	h := trial(t, func(t rapid.TB) { c.Replay(t, " crash 11; state 0 of 7; crash 6; seed 3\n") })
-	require.Equal(t, []string{"crashtest: crash 11; state 0 of 7; crash 6; seed 3: nothing is wrong"}, h.logs)
+	report, failed := crashtest.Fails(func(t rapid.TB) { c.Replay(t, " crash 11; state 0 of 7; crash 6; seed 3\n") })
+	require.False(t, failed)
+	require.Equal(t, "crashtest: crash 11; state 0 of 7; crash 6; seed 3: nothing is wrong\n", report)
 }

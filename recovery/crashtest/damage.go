@@ -2,7 +2,6 @@ package crashtest
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -513,10 +512,8 @@ func someJob(r *rand.Rand, img Image) (candidate, bool) {
 
 // legalStep is a step that a job in this state may take, "" when there is none.
 func legalStep(state string) string {
-	for _, kind := range []wal.EventType{wal.JobValidated, wal.JobStarted, wal.JobCompleted, wal.JobRolledBack} {
-		if _, legal := after(state, kind); legal {
-			return string(kind)
-		}
+	if legal := legalTypes(state); len(legal) > 0 {
+		return string(legal[0])
 	}
 	return ""
 }
@@ -562,9 +559,4 @@ func added(fields string) func(*rand.Rand, Image) bool {
 func unreadable(_ *rand.Rand, img Image) bool {
 	more(img, nextOf(img).line(0, "job_submitted", "\"\xc3\x28\"", ""))
 	return true
-}
-
-func quoted(s string) string {
-	text, _ := json.Marshal(s) // a string always can be
-	return string(text)
 }

@@ -114,7 +114,7 @@ func TestExamine_a_healthy_log(t *testing.T) {
 func TestExamine_finds_a_wrong_judgement(t *testing.T) {
 	n := 0
 	for g := range Golden() {
-		if n++; n%raced(1, 4) != 0 {
+		if n++; n%thin(1, 4) != 0 {
 			continue
 		}
 		for what, spoil := range map[string]func(j *Judgement) bool{
@@ -158,13 +158,13 @@ func spoilState(j *Judgement) bool {
 // Each damage leads to its verdict, on logs that ended in every way.
 func TestDamage_F1_F2_F3_F4_F5_F6_F7_F20_F21_F22_F23_F24(t *testing.T) {
 	images := make(map[string]Image)
-	endings := endings[raced(0, 2):]
+	endings := endings[thin(0, 2):]
 	for _, ending := range endings {
 		images[ending] = imageOf(t, 24, 3000, ending)
 	}
 	for i, d := range Damages() {
 		t.Run(d.String(), func(t *testing.T) {
-			if d.Name == "huge line" && raced(0, 1) == 1 {
+			if d.Name == "huge line" && raceEnabled {
 				t.Skip("too slow beside the race detector")
 			}
 			done := 0
@@ -207,13 +207,13 @@ func TestDamages_cover_the_catalogue(t *testing.T) {
 func TestF1_F3_an_engine_cut_and_flipped(t *testing.T) {
 	img := imageOf(t, 24, 3000, "closed")
 	c, name, whole := new(court), img.newest(), Judge(img)
-	cuts := parallel(t, len(img[name]), raced(1, 11), func(at int) error {
+	cuts := parallel(t, len(img[name]), thin(1, 11), func(at int) error {
 		return engineOf(c, img, name, img[name][:at:at], nil)
 	})
 	flips := 0
 	for _, name := range img.Segments() {
 		// The step has no factor in common with 8: each bit of a byte has its turn.
-		flips += parallel(t, 8*len(img[name]), raced(61, 509), func(bit int) error {
+		flips += parallel(t, 8*len(img[name]), thin(61, 509), func(bit int) error {
 			b := bytes.Clone(img[name])
 			b[bit/8] ^= 1 << (bit % 8)
 			return engineOf(c, img, name, b, whole.Events)

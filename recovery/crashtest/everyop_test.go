@@ -156,16 +156,10 @@ func group(id string, n, padding int) (events []wal.Event) {
 	return events
 }
 
+// contents are nil where there is no such file.
 func contents(disk wal.FS, name string) []byte {
-	f, err := disk.OpenFile(name, os.O_RDONLY, 0)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	size, _ := f.Size()
-	b := make([]byte, size)
-	n, _ := f.ReadAt(b, 0)
-	return b[:n]
+	b, _ := crashtest.ReadFile(disk, name)
+	return b
 }
 
 // session opens the log, does what is asked until something fails, and closes it.
@@ -200,7 +194,7 @@ func budget() int {
 	if *allCrashes {
 		return 1_000_000
 	}
-	return thin(1500, 120)
+	return crashtest.Thin(1500, 120)
 }
 
 // every runs a workload over the log through all of its crashes.

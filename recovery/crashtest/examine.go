@@ -186,7 +186,7 @@ func (j Judgement) kept(fsys wal.FS, report wal.Report) error {
 		return fmt.Errorf("the report tells of %d bytes that were cut, not %d", report.TornBytes(), cut)
 	}
 	for _, torn := range report.Torn {
-		copied, err := contentOf(fsys, torn.Quarantine)
+		copied, err := readFile(fsys, torn.Quarantine)
 		if err != nil {
 			return err
 		}

@@ -3,15 +3,10 @@ package crashtest_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
-	"maps"
 	"math/rand/v2"
-	"os"
-	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -31,89 +26,44 @@ import (
 // cut leaves.
 func FuzzActions(f *testing.F) { crashtest.Fuzz(f, bubbled(act)) }
 
-// directory is a directory as text, so that a corpus can be read and fuzzing can move lines about: each file is a line
-// "-- name --" and what follows it, up to the next such line.
-type directory map[string][]byte
-
-func parseDirectory(text []byte) directory {
-	d, name := directory{}, ""
+// parseImage reads a directory as text, so that a corpus can be read and fuzzing can move lines about: each file is a
+// line "-- name --" and what follows it, up to the next such line.
+func parseImage(text []byte) crashtest.Image {
+	img, name := crashtest.Image{}, ""
 	for line := range bytes.Lines(text) {
 		if head, ok := bytes.CutPrefix(bytes.TrimSuffix(line, []byte("\n")), []byte("-- ")); ok && bytes.HasSuffix(head, []byte(" --")) {
 			name = strings.TrimSuffix(string(head), " --")
-			if !fs.ValidPath(name) || name == "." || strings.Contains(name, "/") || len(d) > 20 {
+			if !fs.ValidPath(name) || name == "." || strings.Contains(name, "/") || len(img) > 20 {
 				name = ""
 			}
 			if name != "" {
-				d[name] = nil
+				img[name] = nil
 			}
 		} else if name != "" {
-			d[name] = append(d[name], line...)
+			img[name] = append(img[name], line...)
 		}
 	}
-	return d
+	return img
 }
 
-func (d directory) String() string {
-	var text strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(d)) {
-		fmt.Fprintf(&text, "-- %s --\n%s", name, d[name])
+// printImage writes the segments as parseImage reads them.
+func printImage(img crashtest.Image) []byte {
+	var text bytes.Buffer
+	for _, name := range img.Segments() {
+		fmt.Fprintf(&text, "-- %s --\n%s", name, img[name])
 	}
-	return text.String()
+	return text.Bytes()
 }
 
-// disk has the files in directory "jobs".
-func (d directory) disk(t require.TestingT) *crashfs.FS {
-	disk := crashfs.New()
-	require.NoError(t, disk.Mkdir("jobs", 0o755))
-	for name, content := range d {
-		f, err := disk.OpenFile(path.Join("jobs", name), os.O_RDWR|os.O_CREATE, 0o644)
-		require.NoError(t, err)
-		_, err = f.WriteAt(content, 0)
-		require.NoError(t, err)
-		require.NoError(t, f.Sync())
-		require.NoError(t, f.Close())
-	}
-	require.NoError(t, disk.SyncDir("jobs"))
-	require.NoError(t, disk.SyncDir("."))
-	return disk
-}
-
-// directoryOf reads the segments back.
-func directoryOf(t require.TestingT, disk wal.FS) directory {
-	d := directory{}
-	list, err := disk.ReadDir("jobs")
-	require.NoError(t, err)
-	for _, entry := range list {
-		if !strings.HasSuffix(entry.Name(), ".jsonl") {
-			continue
-		}
-		f, err := disk.OpenFile(path.Join("jobs", entry.Name()), os.O_RDONLY, 0)
-		require.NoError(t, err)
-		size, err := f.Size()
-		require.NoError(t, err)
-		d[entry.Name()] = make([]byte, size)
-		if size > 0 {
-			_, err = f.ReadAt(d[entry.Name()], 0)
-			require.NoError(t, err)
-		}
-		require.NoError(t, f.Close())
-	}
-	return d
-}
-
-// resealed gives each line the checksum that its bytes, and the salt that its segment's header names, ask for: what fuzzing
-// changes gets past the checksum, as what a faulty writer wrote would.
-func (d directory) resealed() directory {
-	sealed := directory{}
-	for name, content := range d {
-		var header struct{ Salt string }
-		first, _, _ := bytes.Cut(content, []byte("\n"))
-		_ = json.Unmarshal(first, &header) // without a salt it is damaged, and stays so
-		table := crc32.MakeTable(crc32.Castagnoli)
-		salt := crc32.Checksum([]byte(header.Salt), table)
+// resealed gives each line the checksum that its bytes, and the salt of its segment, ask for: what fuzzing changes gets past
+// the checksum, as what a faulty writer wrote would.
+func resealed(img crashtest.Image) crashtest.Image {
+	sealed := crashtest.Image{}
+	for name, content := range img {
+		salt := crashtest.Salt(content)
 		for line := range bytes.Lines(content) {
 			if i := bytes.LastIndex(line, []byte(`,"crc":"`)); i > 0 {
-				line = fmt.Appendf(bytes.Clone(line[:i]), `,"crc":"%08x"}`+"\n", crc32.Update(salt, table, line[:i]))
+				line = []byte(crashtest.Seal(salt, string(line[:i])))
 			}
 			sealed[name] = append(sealed[name], line...)
 		}
@@ -125,14 +75,14 @@ func (d directory) resealed() directory {
 // an engine that is the fold of its events; every time the same, and it goes on from there.
 func FuzzDirectory(f *testing.F) {
 	for seed := range 6 {
-		f.Add([]byte(lived(f, seed).String()), seed%2 == 0)
+		f.Add(printImage(lived(f, seed)), seed%2 == 0)
 	}
 	f.Fuzz(func(t *testing.T, text []byte, reseal bool) {
-		d := parseDirectory(text)
+		img, disk := parseImage(text), crashfs.New()
 		if reseal {
-			d = d.resealed()
+			img = resealed(img)
 		}
-		disk := d.disk(t)
+		require.NoError(t, img.Write(disk, "jobs"))
 		first := openAny(t, disk, "")
 		if first == nil {
 			return
@@ -145,7 +95,7 @@ func FuzzDirectory(f *testing.F) {
 }
 
 // lived is what an engine leaves that was led through a history, with several openings, closed or not.
-func lived(t require.TestingT, seed int) directory {
+func lived(t require.TestingT, seed int) crashtest.Image {
 	disk := crashfs.New()
 	long := func(history []crashtest.Step) bool { return len(history) > 8 }
 	history := crashtest.LegalHistories(5, 25).Filter(long).Example(seed)
@@ -162,7 +112,9 @@ func lived(t require.TestingT, seed int) directory {
 		}
 		require.NoError(t, e.Close())
 	}
-	return directoryOf(t, disk)
+	img, err := crashtest.ReadImage(disk, "jobs")
+	require.NoError(t, err)
+	return img
 }
 
 // small keeps a corpus short.
@@ -257,16 +209,9 @@ func folded(t *testing.T, e *recovery.Engine) map[string]string {
 	require.Len(t, report.Parked, parked)
 	if legal {
 		require.Zero(t, parked, "the Reference takes all of it")
-		require.Equal(t, ref.Interrupted(report.WAL.Epoch), idsOf(e.Interrupted()))
+		require.Equal(t, ref.Interrupted(report.WAL.Epoch), crashtest.IDsOf(e.Interrupted()))
 	}
 	return described
-}
-
-func idsOf(jobs []statemachine.Job) (ids []string) {
-	for _, job := range jobs {
-		ids = append(ids, job.ID)
-	}
-	return ids
 }
 
 // Whatever bytes Fuzz is given, the property gets to its end; and different bytes lead to different ends.

@@ -181,7 +181,7 @@ func TestBadPayloads(t *testing.T) {
 		log, seen := logOn(t, disk), kindsSeen{}
 		synctest.Wait()
 		operations, before := disk.Count(), disk.Fingerprint()
-		examples(crashtest.BadPayloads(), thin(600, 250), func(raw json.RawMessage) {
+		examples(crashtest.BadPayloads(), crashtest.Thin(600, 250), func(raw json.RawMessage) {
 			wrong := strict(raw)
 			require.Error(t, wrong, "%.200q", raw)
 			for _, e := range []wal.Event{{Args: raw, Type: wal.JobSubmitted}, {Output: raw, Type: wal.JobCompleted}} {
@@ -414,26 +414,6 @@ func TestNextStep(t *testing.T) {
 	require.InDelta(t, 0.94, float64(legal)/float64(all), 0.04, "%d of %d", legal, all)
 }
 
-// silent is a test whose failure is nobody's.
-type silent struct {
-	rapid.TB
-	failed bool
-	said   strings.Builder
-}
-
-func (s *silent) Errorf(format string, args ...any) {
-	s.Fail()
-	fmt.Fprintf(&s.said, format+"\n", args...)
-}
-func (s *silent) Error(args ...any)                 { s.Fail(); fmt.Fprintln(&s.said, args...) }
-func (s *silent) Fatalf(format string, args ...any) { s.Errorf(format, args...); s.FailNow() }
-func (s *silent) Fatal(args ...any)                 { s.Error(args...); s.FailNow() }
-func (s *silent) Logf(format string, args ...any)   { fmt.Fprintf(&s.said, format+"\n", args...) }
-func (s *silent) Log(args ...any)                   { fmt.Fprintln(&s.said, args...) }
-func (s *silent) Fail()                             { s.failed = true }
-func (s *silent) Failed() bool                      { return s.failed }
-func (s *silent) FailNow()                          { s.Fail(); panic(s) }
-
 // falsified runs a property that has to fail, and returns what rapid said. The last run of the property is the one that
 // rapid shrank to.
 func falsified(t *testing.T, seed int, shrink time.Duration, property func(*rapid.T)) string {
@@ -446,17 +426,9 @@ func falsified(t *testing.T, seed int, shrink time.Duration, property func(*rapi
 		require.NoError(t, flag.Set(name, value))
 		defer func() { require.NoError(t, flag.Set(name, before)) }()
 	}
-	s := &silent{TB: t}
-	func() {
-		defer func() {
-			if r := recover(); r != nil && r != any(s) {
-				panic(r)
-			}
-		}()
-		rapid.Check(s, property)
-	}()
-	require.True(t, s.failed, "it has to fail")
-	return s.said.String()
+	said, failed := crashtest.Fails(func(t rapid.TB) { rapid.Check(t, property) })
+	require.True(t, failed, "it has to fail")
+	return said
 }
 
 // Generators shrink to the smallest counterexample that a person would have thought of, or to one that is close to it.

@@ -135,7 +135,7 @@ func (h *History) add(r record) {
 
 func (h *History) addLocked(r record) {
 	if h.run == "" {
-		h.run, h.start = newRun(), time.Now()
+		h.run, h.start = randomHex(), time.Now()
 		h.putLocked(record{Kind: kindRun, Version: historyVersion, Start: new(h.start.UTC().Round(0))})
 	}
 	h.putLocked(r)
@@ -150,7 +150,8 @@ func (h *History) putLocked(r record) {
 	}
 }
 
-func newRun() string {
+// randomHex is 16 hex digits that nobody else has.
+func randomHex() string {
 	var b [8]byte
 	rand.Read(b[:]) // never fails, by its contract
 	return hex.EncodeToString(b[:])
@@ -180,7 +181,7 @@ func (s Step) asked() Step {
 	case wal.JobSubmitted:
 		kept.Capability, kept.Args = s.Capability, s.Args
 		if s.JobID == "" {
-			kept.JobID = newRun() + newRun()
+			kept.JobID = randomHex() + randomHex()
 		}
 	case wal.JobCompleted:
 		kept.Output = s.Output

@@ -40,7 +40,7 @@ func (i Image) read(fsys wal.FS, dir, under string) error {
 		case e.IsDir():
 			err = i.read(fsys, full, name)
 		case name != "LOCK":
-			i[name], err = contentOf(fsys, full)
+			i[name], err = readFile(fsys, full)
 		}
 		if err != nil {
 			return err
@@ -49,12 +49,16 @@ func (i Image) read(fsys wal.FS, dir, under string) error {
 	return nil
 }
 
-func contentOf(fsys wal.FS, name string) (_ []byte, err error) {
+func readFile(fsys wal.FS, name string) (_ []byte, err error) {
 	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	return readAll(f)
+}
+
+func readAll(f wal.File) ([]byte, error) {
 	size, err := f.Size()
 	if err != nil {
 		return nil, err
@@ -199,7 +203,9 @@ func Unseal(salt, line string) (body string, intact bool) {
 	return body, Seal(salt, body) == line+"\n"
 }
 
-func sum(salt, body string) uint32 {
-	table := crc32.MakeTable(crc32.Castagnoli)
-	return crc32.Update(crc32.Checksum([]byte(salt), table), table, []byte(body))
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// sum is how both logs of this package, and package wal, guard what they write.
+func sum[S ~string | ~[]byte](salt, body S) uint32 {
+	return crc32.Update(crc32.Checksum([]byte(salt), castagnoli), castagnoli, []byte(body))
 }

@@ -109,15 +109,10 @@ func (a *account) after(life int, entries []subject.Entry, events []wal.Event) {
 func (a *account) compare(events []wal.Event) {
 	for _, was := range a.events {
 		now, dropped := eventAt(events, was.Seq)
-		if !dropped && (now == nil || !sameAsEver(*now, was)) {
+		if !dropped && (now == nil || !sameEvent(*now, was)) {
 			a.breach(RuleLost, was.JobID, "", []int{a.life - 1, a.life}, "the log held seq %d, %s, and does not any more", was.Seq, was.Type)
 		}
 	}
-}
-
-// sameAsEver holds for an event and itself: the time tells it from one that was made anew.
-func sameAsEver(a, b wal.Event) bool {
-	return a.Seq == b.Seq && a.Prev == b.Prev && a.Epoch == b.Epoch && a.Time.Equal(b.Time) && StepOf(a).Same(StepOf(b))
 }
 
 // eventAt returns nil where there is none, and tells whether that is because the log begins later.

@@ -172,44 +172,20 @@ func (tr *programTrial) look(ctx context.Context) (f remains, err error) {
 		f.broken = broken
 		return f, nil
 	}
+	img, err := ReadImage(nil, tr.log())
+	if err != nil {
+		return f, err
+	}
 	disk := crashfs.New()
-	if err := copyLogFiles(disk, tr.log()); err != nil {
+	if err := img.Write(disk, "log"); err != nil {
 		return f, err
 	}
 	f.broken = f.open(ctx, disk)
 	return f, nil
 }
 
-// copyLogFiles copies the files in a directory to the root of a disk.
-func copyLogFiles(disk *crashfs.FS, dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if !e.Type().IsRegular() {
-			continue
-		}
-		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if err != nil {
-			return err
-		}
-		f, err := disk.OpenFile(e.Name(), os.O_RDWR|os.O_CREATE, 0o644)
-		if err != nil {
-			return err
-		}
-		if _, err = f.WriteAt(data, 0); err == nil {
-			err = f.Sync()
-		}
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-	}
-	return disk.SyncDir(".")
-}
-
 func (f *remains) open(ctx context.Context, disk wal.FS) error {
-	log, err := wal.Open(".", wal.Options{FS: disk})
+	log, err := wal.Open("log", wal.Options{FS: disk})
 	if err != nil {
 		return err
 	}

@@ -69,8 +69,13 @@ func drawText(t *rapid.T) string {
 
 // quotedText is what stands between the quotes for s.
 func quotedText(s string) string {
+	text := quoted(s)
+	return text[1 : len(text)-1]
+}
+
+func quoted(s string) string {
 	raw, _ := json.Marshal(s) // a string can always be marshalled
-	return string(raw[1 : len(raw)-1])
+	return string(raw)
 }
 
 // escaped is one escape, or a pair where the number is that of a surrogate.

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jobwal/jobwal/recovery/crashtest"
 	"github.com/jobwal/jobwal/recovery/crashtest/internal/realdisk"
 	"github.com/jobwal/jobwal/wal"
 )
@@ -36,7 +37,7 @@ var realKinds = []struct {
 // F14, F1, F2, F9, W2, W3, W6, for real: the file system goes away under a writer, at any instant, inside Open and inside
 // a repair too. What was acknowledged before is there, and the next writer goes on.
 func TestF1_F2_F9_F14_real_power_cut(t *testing.T) {
-	crashes := thin(20, 3)
+	crashes := crashtest.Thin(20, 3)
 	if s := os.Getenv(realCrashesVariable); s != "" {
 		var err error
 		if crashes, err = strconv.Atoi(s); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/jobwal/jobwal/recovery/crashtest"
 	"github.com/jobwal/jobwal/recovery/crashtest/internal/realdisk"
 	"github.com/jobwal/jobwal/wal"
 )
@@ -173,7 +173,7 @@ func (f *fullLog) free(name string) {
 // openings, with segments of all sizes.
 func TestF10_real_full_disk(t *testing.T) {
 	for _, kind := range fullKinds {
-		for _, segment := range []int64{4 << 10, 64 << 10, 8 << 20}[:thin(3, 2)] {
+		for _, segment := range []int64{4 << 10, 64 << 10, 8 << 20}[:crashtest.Thin(3, 2)] {
 			t.Run(fmt.Sprintf("%s/segment=%d", kind, segment), func(t *testing.T) {
 				f := newFullLog(t, kind, wal.Options{SegmentBytes: segment})
 				for i := range 6 {
@@ -225,7 +225,7 @@ func TestF27_real_full_disk_at_open(t *testing.T) {
 					f.Fatal("opened, on a full disk: ", log.Report())
 				}
 				full := f.wantNoSpace(err)
-				if after := f.files(); !maps.Equal(before, after) {
+				if after := f.files(); !before.Equal(after) {
 					t.Errorf("something was changed:\n%q\n%q", before, after)
 				}
 				if name == "torn" && full.Need < 100_000 {
@@ -263,21 +263,12 @@ func (f *fullLog) must(err error) {
 	}
 }
 
-// files is what is in the log's directory, but for LOCK and empty directories, which hold nothing that could be lost.
-func (f *fullLog) files() map[string]string {
+// files is what is in the log's directory; nothing where there is none.
+func (f *fullLog) files() crashtest.Image {
 	f.Helper()
-	found := make(map[string]string)
-	err := filepath.WalkDir(f.dir(), func(path string, d os.DirEntry, err error) error {
-		if errors.Is(err, os.ErrNotExist) && path == f.dir() {
-			return nil
-		}
-		if err != nil || d.IsDir() || d.Name() == "LOCK" {
-			return err
-		}
-		data, err := os.ReadFile(path)
-		found[path] = string(data)
-		return err
-	})
-	f.must(err)
+	found, err := crashtest.ReadImage(nil, f.dir())
+	if !errors.Is(err, os.ErrNotExist) {
+		f.must(err)
+	}
 	return found
 }

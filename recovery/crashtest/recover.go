@@ -6,14 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"iter"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/jobwal/jobwal/projection"
 	"github.com/jobwal/jobwal/recovery"
@@ -42,9 +39,9 @@ func Recover(disk wal.FS, dir string, h *History, opts recovery.Options) error {
 	if opts.WAL.FS == nil {
 		opts.WAL.FS = wal.OS
 	}
-	var before []wal.Event
+	var first []wal.Event
 	for again := range 2 {
-		files, err := contents(opts.WAL.FS, dir)
+		files, err := before(opts.WAL.FS, dir)
 		if err != nil {
 			return fmt.Errorf("crashtest: recover: %w", err)
 		}
@@ -53,17 +50,17 @@ func Recover(disk wal.FS, dir string, h *History, opts recovery.Options) error {
 			return err
 		}
 		if again > 0 {
-			if v := sameLog(before, events); v != nil {
+			if v := sameLog(first, events); v != nil {
 				return v
 			}
 		}
-		before = events
+		first = events
 	}
 	return nil
 }
 
 // recoverOnce is one opening and closing.
-func recoverOnce(dir string, h *History, opts recovery.Options, files map[string][]byte) (_ []wal.Event, err error) {
+func recoverOnce(dir string, h *History, opts recovery.Options, files Image) (_ []wal.Event, err error) {
 	engine, err := recovery.Open(context.Background(), dir, opts)
 	if err != nil {
 		return nil, fmt.Errorf("crashtest: recover: %w", err)
@@ -212,9 +209,9 @@ func checkLists(engine *recovery.Engine, ref *Reference) error {
 		name      string
 		got, want []string
 	}{
-		{"all jobs", ids(slices.Collect(engine.Jobs(projection.Query{}))), ref.Jobs()},
-		{"jobs interrupted", ids(engine.Interrupted()), ref.Interrupted(report.WAL.Epoch)},
-		{"jobs parked", ids(report.Parked), nil},
+		{"all jobs", idsOf(slices.Collect(engine.Jobs(projection.Query{}))), ref.Jobs()},
+		{"jobs interrupted", idsOf(engine.Interrupted()), ref.Interrupted(report.WAL.Epoch)},
+		{"jobs parked", idsOf(report.Parked), nil},
 	} {
 		if !slices.Equal(list.got, list.want) {
 			return missed(RuleFold, nil, "%s: %.500q in memory, %.500q by the events", list.name, list.got, list.want)
@@ -229,43 +226,24 @@ func checkLists(engine *recovery.Engine, ref *Reference) error {
 	return nil
 }
 
-func ids(jobs []statemachine.Job) (ids []string) {
+func idsOf(jobs []statemachine.Job) (ids []string) {
 	for _, job := range jobs {
 		ids = append(ids, job.ID)
 	}
 	return ids
 }
 
-// contents are the segments as they are before the log is opened, by their names; none where there is no directory.
-func contents(disk wal.FS, dir string) (map[string][]byte, error) {
-	files := make(map[string][]byte)
-	entries, err := disk.ReadDir(dir)
+// before is the directory as it is before the log is opened; empty where there is none.
+func before(disk wal.FS, dir string) (Image, error) {
+	files, err := ReadImage(disk, dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return files, nil
-	}
-	for _, entry := range entries {
-		if err == nil && strings.HasSuffix(entry.Name(), ".jsonl") && !entry.IsDir() {
-			files[entry.Name()], err = readFile(disk, filepath.Join(dir, entry.Name()))
-		}
+		return nil, nil
 	}
 	return files, err
 }
 
-func readFile(disk wal.FS, name string) (content []byte, err error) {
-	f, err := disk.OpenFile(name, os.O_RDONLY, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	size, err := f.Size()
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(io.NewSectionReader(f, 0, size))
-}
-
 // checkQuarantine: every byte that was cut has a copy, behind a line that says where it was.
-func checkQuarantine(report wal.Report, disk wal.FS, files map[string][]byte) error {
+func checkQuarantine(report wal.Report, disk wal.FS, files Image) error {
 	for _, torn := range report.Torn {
 		copied, err := readFile(disk, torn.Quarantine)
 		_, body, _ := bytes.Cut(copied, []byte("\n"))

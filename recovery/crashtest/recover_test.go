@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -57,11 +58,7 @@ func TestR2_R3_F14_recover_after_a_crash_at_every_operation(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				states, torn := 0, 0
-				step := 1
-				if raceDetector {
-					step = 6
-				}
-				for at := 1; ; at += step {
+				for at := 1; ; at += thin(1, 6) {
 					base, h := crashfs.New(), new(History)
 					disk := crashfs.Inject(base, crashfs.MustSchedule(fmt.Sprint("crash ", at)))
 					err := session(disk, h, sync)
@@ -89,7 +86,7 @@ func TestR2_R3_F14_recover_after_a_crash_at_every_operation(t *testing.T) {
 
 // What the two are made for: a History is the ledger of CrashEveryOp, and Recover its check, crashed itself in its turn.
 func TestCrashEveryOpOfAHistory(t *testing.T) {
-	if raceDetector {
+	if raceEnabled {
 		t.Skip("it has one goroutine, and TestCrashEveryOp runs with the race detector")
 	}
 	CrashEveryOp(t, func(disk wal.FS, h *History) error {
@@ -148,14 +145,16 @@ func push(log []wal.Event, s Step) []wal.Event {
 func TestW3_recover_wants_what_was_cut(t *testing.T) {
 	disk, h := crashfs.New(), new(History)
 	require.NoError(t, session(disk, h, wal.SyncAlways))
-	name := newest(t, disk)
-	f, err := disk.OpenFile(name, 2, 0)
+	healthy, err := ReadImage(disk, "jobs")
+	require.NoError(t, err)
+	name := healthy.newest()
+	f, err := disk.OpenFile("jobs/"+name, os.O_RDWR, 0)
 	require.NoError(t, err)
 	size, err := f.Size()
 	require.NoError(t, err)
 	_, err = f.WriteAt([]byte(`{"seq":`), size)
 	require.NoError(t, err)
-	files, err := contents(disk, "jobs")
+	files, err := before(disk, "jobs")
 	require.NoError(t, err)
 	require.NoError(t, Recover(disk.Crash(crashfs.Everything), "jobs", h, recovery.Options{}))
 
@@ -165,20 +164,10 @@ func TestW3_recover_wants_what_was_cut(t *testing.T) {
 	report := log.Report()
 	require.Len(t, report.Torn, 1)
 	require.NoError(t, checkQuarantine(report, disk, files))
-	files[name[len("jobs/"):]][size] = 'x'
+	files[name][size] = 'x'
 	require.ErrorContains(t, checkQuarantine(report, disk, files), "W3 quarantine")
 	require.NoError(t, disk.Remove(report.Torn[0].Quarantine))
 	require.ErrorContains(t, checkQuarantine(report, disk, files), "W3 quarantine")
-}
-
-func newest(t *testing.T, disk wal.FS) string {
-	files, err := contents(disk, "jobs")
-	require.NoError(t, err)
-	name := ""
-	for n := range files {
-		name = max(name, n)
-	}
-	return "jobs/" + name
 }
 
 // A directory that cannot be opened is no violation, and no success.

@@ -2,10 +2,8 @@ package crashtest
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"io/fs"
 	"path/filepath"
@@ -119,7 +117,12 @@ func simple(flaw Flaw) func(wal.FS, string) (recovery.Log, error) {
 // CrashEveryOp. Of a property that fails, rapid keeps a file, to try that first the next time: tests that call this are
 // better run with -rapid.nofailfile.
 func Fails(suite func(t rapid.TB)) (report string, failed bool) {
-	r, done := &failsTB{}, make(chan struct{})
+	r := recorded(suite)
+	return r.text.String(), r.failed
+}
+
+func recorded(suite func(t rapid.TB)) *recorder {
+	r, done := new(recorder), make(chan struct{})
 	go func() {
 		defer close(done)
 		defer func() {
@@ -130,46 +133,53 @@ func Fails(suite func(t rapid.TB)) (report string, failed bool) {
 		suite(r)
 	}()
 	<-done
-	return r.text.String(), r.failed
+	return r
 }
 
-// failsTB is a rapid.TB that keeps what it is told. As with testing.T, several goroutines may tell it.
-type failsTB struct {
-	mu     sync.Mutex // guards the fields below
-	text   strings.Builder
-	failed bool
+// recorder is a rapid.TB that keeps what it is told. As with testing.T, several goroutines may tell it.
+type recorder struct {
+	mu      sync.Mutex // guards the fields below
+	text    strings.Builder
+	failed  bool
+	skipped bool
 }
 
-func (r *failsTB) Helper()      {}
-func (r *failsTB) Name() string { return "crashtest.Fails" }
+func (r *recorder) Helper()      {}
+func (r *recorder) Name() string { return "crashtest.Fails" }
 
-func (r *failsTB) Log(args ...any) {
+func (r *recorder) Log(args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fmt.Fprintln(&r.text, args...)
 }
 
-func (r *failsTB) Fail() {
+func (r *recorder) Fail() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.failed = true
 }
 
-func (r *failsTB) Failed() bool {
+func (r *recorder) SkipNow() {
+	r.mu.Lock()
+	r.skipped = true
+	r.mu.Unlock()
+	runtime.Goexit()
+}
+
+func (r *recorder) Failed() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.failed
 }
 
-func (r *failsTB) Logf(format string, args ...any)   { r.Log(fmt.Sprintf(format, args...)) }
-func (r *failsTB) Skip(args ...any)                  { r.Log(args...); r.SkipNow() }
-func (r *failsTB) Skipf(format string, args ...any)  { r.Logf(format, args...); r.SkipNow() }
-func (r *failsTB) SkipNow()                          { runtime.Goexit() }
-func (r *failsTB) Error(args ...any)                 { r.Log(args...); r.Fail() }
-func (r *failsTB) Errorf(format string, args ...any) { r.Logf(format, args...); r.Fail() }
-func (r *failsTB) Fatal(args ...any)                 { r.Log(args...); r.FailNow() }
-func (r *failsTB) Fatalf(format string, args ...any) { r.Logf(format, args...); r.FailNow() }
-func (r *failsTB) FailNow()                          { r.Fail(); runtime.Goexit() }
+func (r *recorder) Logf(format string, args ...any)   { r.Log(fmt.Sprintf(format, args...)) }
+func (r *recorder) Skip(args ...any)                  { r.Log(args...); r.SkipNow() }
+func (r *recorder) Skipf(format string, args ...any)  { r.Logf(format, args...); r.SkipNow() }
+func (r *recorder) Error(args ...any)                 { r.Log(args...); r.Fail() }
+func (r *recorder) Errorf(format string, args ...any) { r.Logf(format, args...); r.Fail() }
+func (r *recorder) Fatal(args ...any)                 { r.Log(args...); r.FailNow() }
+func (r *recorder) Fatalf(format string, args ...any) { r.Logf(format, args...); r.FailNow() }
+func (r *recorder) FailNow()                          { r.Fail(); runtime.Goexit() }
 
 // filesFS puts something around every file that is opened.
 type filesFS struct {
@@ -325,7 +335,7 @@ func lens(show func(whole []byte)) func(wal.File, string) wal.File {
 }
 
 func (f lensFile) ReadAt(p []byte, off int64) (int, error) {
-	whole, err := wholeOf(f.File)
+	whole, err := readAll(f.File)
 	if err != nil {
 		return 0, err
 	}
@@ -351,18 +361,13 @@ func foldEnds(whole []byte) {
 
 // forgeSums shows each line with the checksum that is right for what stands in it.
 func forgeSums(whole []byte) {
-	var header struct{ Salt string }
-	first, _, _ := bytes.Cut(whole, []byte("\n"))
-	if json.Unmarshal(first, &header) != nil {
-		return
-	}
+	salt := Salt(whole)
 	for line := range bytes.Lines(whole) {
 		line = bytes.TrimSuffix(line, []byte("\n"))
 		body := len(line) - len(walEnd)
 		if body < 0 || !bytes.HasPrefix(line[body:], []byte(`,"crc":"`)) {
 			continue
 		}
-		sum := crc32.Update(crc32.Checksum([]byte(header.Salt), simpleTable), simpleTable, line[:body])
-		copy(line[body:], fmt.Sprintf(`,"crc":"%08x"}`, sum))
+		copy(line[body:], Seal(salt, string(line[:body]))[body:])
 	}
 }

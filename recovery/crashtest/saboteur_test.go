@@ -7,10 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"iter"
 	"maps"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -51,6 +48,12 @@ func openSimple(disk wal.FS) (recovery.Log, error) {
 // The logs as they are, that have to pass every suite.
 var healthy = map[string]logOpener{
 	"wal": openWAL(func(disk wal.FS) wal.FS { return disk }), "simple": openSimple,
+}
+
+// flawed is a disk below package wal with a flaw.
+func flawed(disk wal.FS, flaw crashtest.Flaw) wal.FS {
+	all := crashtest.Saboteurs()
+	return all[slices.IndexFunc(all, func(s crashtest.Saboteur) bool { return s.Name == flaw })].FS(disk)
 }
 
 // diary is what a log's only caller remembers.
@@ -350,7 +353,11 @@ func flipSuite(t rapid.TB, open logOpener, _ int) {
 	if err := d.work(disk, open); err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range segments(t, disk) {
+	img, err := crashtest.ReadImage(disk, "log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range img {
 		for at, c := range content {
 			bit := at % 8
 			if 'a' <= c && c <= 'f' {
@@ -358,8 +365,11 @@ func flipSuite(t rapid.TB, open logOpener, _ int) {
 			} else if at%3 > 0 {
 				continue
 			}
-			flipped := disk.Crash(crashfs.Everything)
-			overwrite(t, flipped, name, int64(at), c^1<<bit)
+			flipped, other := crashfs.New(), img.Clone()
+			other[name][at] = c ^ 1<<bit
+			if err := other.Write(flipped, "log"); err != nil {
+				t.Fatal(err)
+			}
 			if err := d.notices(flipped, open, holdsEvent(content, at)); err != nil {
 				t.Fatalf("%v\nreproduce with: bit %d of byte %d of %s", err, bit, at, name)
 			}
@@ -377,46 +387,6 @@ func (d *diary) notices(disk wal.FS, open logOpener, must bool) error {
 		return errors.New("a flipped bit in an event was not noticed")
 	}
 	return err
-}
-
-func segments(t rapid.TB, disk wal.FS) iter.Seq2[string, []byte] {
-	entries, err := disk.ReadDir("log")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return func(yield func(string, []byte) bool) {
-		for _, e := range entries {
-			name := filepath.Join("log", e.Name())
-			if strings.HasSuffix(name, ".jsonl") && !yield(name, bytesOf(t, disk, name)) {
-				return
-			}
-		}
-	}
-}
-
-func bytesOf(t rapid.TB, disk wal.FS, name string) []byte {
-	f, err := disk.OpenFile(name, os.O_RDONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	size, err := f.Size()
-	content := make([]byte, size)
-	if n, _ := f.ReadAt(content, 0); err != nil || int64(n) != size {
-		t.Fatal(n, err)
-	}
-	return content
-}
-
-func overwrite(t rapid.TB, disk wal.FS, name string, at int64, b byte) {
-	f, err := disk.OpenFile(name, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := f.WriteAt([]byte{b}, at); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // holdsEvent tells whether the line around a byte is one of events.
@@ -628,7 +598,7 @@ func TestSaboteurs_away(t *testing.T) {
 	for form, open := range healthy {
 		for name, suite := range suites {
 			t.Run(form+"/"+name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { suite(struct{ rapid.TB }{t}, open, thin(enough, 100)) })
+				synctest.Test(t, func(t *testing.T) { suite(struct{ rapid.TB }{t}, open, crashtest.Thin(enough, 100)) })
 			})
 		}
 	}

@@ -2,14 +2,8 @@ package crashtest
 
 import (
 	"bytes"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"hash/crc32"
-	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -39,11 +33,7 @@ type simpleEvent struct {
 	Problem    string
 }
 
-var simpleTable = crc32.MakeTable(crc32.Castagnoli)
-
-func simpleSum(salt, object []byte) string {
-	return fmt.Sprintf("%08x", crc32.Update(crc32.Checksum(salt, simpleTable), simpleTable, object))
-}
+func simpleSum(salt, object []byte) string { return fmt.Sprintf("%08x", sum(salt, object)) }
 
 // encode returns a line with its newline.
 func (l *SimpleLog) encode(line simpleLine) ([]byte, error) {
@@ -138,34 +128,10 @@ func (f *simpleFile) take(line simpleLine) error {
 	return nil
 }
 
-func simpleHex() string {
-	b := make([]byte, 8)
-	rand.Read(b) // never fails, by its contract
-	return hex.EncodeToString(b)
-}
-
 func toSimple(group []wal.Event) []simpleEvent {
 	events := make([]simpleEvent, len(group))
 	for i, e := range group {
 		events[i] = simpleEvent(e)
 	}
 	return events
-}
-
-// wholeFile reads a whole file.
-func wholeFile(disk wal.FS, name string) (_ []byte, err error) {
-	f, err := disk.OpenFile(name, os.O_RDONLY, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	return wholeOf(f)
-}
-
-func wholeOf(f wal.File) ([]byte, error) {
-	size, err := f.Size()
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(io.NewSectionReader(f, 0, size))
 }

@@ -91,7 +91,7 @@ func (l *SimpleLog) path() string { return filepath.Join(l.dir, "log.jsonl") }
 // end nobody knows whether it is on stable storage, and a sync that succeeds now would prove nothing.
 func (l *SimpleLog) recover() error {
 	var found simpleFile
-	data, err := wholeFile(l.disk, l.path())
+	data, err := readFile(l.disk, l.path())
 	if err == nil {
 		found, err = l.parse(data)
 	}
@@ -158,9 +158,9 @@ func (l *SimpleLog) startFile(groups [][]wal.Event) (err error) {
 
 func (l *SimpleLog) fill(groups [][]wal.Event) error {
 	if l.id == "" {
-		l.id = simpleHex()
+		l.id = randomHex()
 	}
-	l.salt = []byte(simpleHex())
+	l.salt = []byte(randomHex())
 	lines := []simpleLine{{Log: l.id, Salt: string(l.salt)}}
 	for _, group := range groups {
 		lines = append(lines, simpleLine{Events: toSimple(group)})
@@ -381,9 +381,7 @@ func (l *SimpleLog) At(ctx context.Context, seq uint64) (wal.Event, error) {
 		reason := fmt.Sprintf("%d; the log ends at seq %d", seq, len(shown))
 		return wal.Event{}, &wal.InvalidError{Field: "seq", Reason: reason}
 	}
-	e := shown[seq-1]
-	e.Args, e.Output = slices.Clone(e.Args), slices.Clone(e.Output)
-	return e, nil
+	return copied(shown[seq-1]), nil
 }
 
 // ID: see [recovery.Log].

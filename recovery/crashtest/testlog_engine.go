@@ -112,22 +112,12 @@ func testEngine(t *trial) {
 		_, err = log.Append(t.ctx, t.submitted())
 		t.check(errors.Is(err, wal.ErrClosed), "Append after the engine was closed returned %v", err)
 		e, log, _ = t.engine()
-		interrupted := slices.Collect(idsOf(e.Interrupted()))
+		interrupted := idsOf(e.Interrupted())
 		t.check(slices.Equal(interrupted, []string{"new", "left"}), "interrupted are %q", interrupted)
 	}
 	t.do(e, recovery.Complete("left", nil), recovery.Validate("new"))
-	t.check(len(e.Interrupted()) == 0, "still interrupted after a step: %q", slices.Collect(idsOf(e.Interrupted())))
+	t.check(len(e.Interrupted()) == 0, "still interrupted after a step: %q", idsOf(e.Interrupted()))
 	t.must(e.Close(), "Close of the engine")
-}
-
-func idsOf(jobs []statemachine.Job) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		for _, j := range jobs {
-			if !yield(j.ID) {
-				return
-			}
-		}
-	}
 }
 
 // lives: the engine's jobs are those, in those states.
@@ -224,7 +214,7 @@ func testEngines(t *trial) {
 	t.arrives(sawB, log.LastSeq())
 	t.check(len(b.Interrupted()) == 0, "a job is interrupted whose engine is at work")
 	t.must(a.Close(), "Close of the engine")
-	left := slices.Collect(idsOf(b.Interrupted()))
+	left := idsOf(b.Interrupted())
 	t.check(slices.Equal(left, []string{"left"}), "interrupted are %q; want what the closed engine left", left)
 	t.must(b.Close(), "Close of the engine")
 }

@@ -22,45 +22,6 @@ import (
 	"github.com/jobwal/jobwal/wal"
 )
 
-// recorder is a test handle that notes how a part ended, where a *testing.T would fail with it.
-type recorder struct {
-	rapid.TB // whatever is not below is not called
-
-	mu              sync.Mutex // guards the fields below
-	failed, skipped bool
-	text            string
-}
-
-func (r *recorder) Helper()      {}
-func (r *recorder) Name() string { return "recorder" }
-
-func (r *recorder) Fatalf(format string, args ...any) {
-	r.mu.Lock()
-	if !r.failed { // what comes later is the tidying up
-		r.failed, r.text = true, fmt.Sprintf(format, args...)
-	}
-	r.mu.Unlock()
-	runtime.Goexit()
-}
-
-func (r *recorder) Skip(args ...any) {
-	r.mu.Lock()
-	r.skipped, r.text = true, fmt.Sprint(args...)
-	r.mu.Unlock()
-	runtime.Goexit()
-}
-
-// recorded runs one part, in a goroutine of its own, which it may end.
-func recorded(run func(tb rapid.TB)) *recorder {
-	r, done := new(recorder), make(chan struct{})
-	go func() {
-		defer close(done)
-		run(r)
-	}()
-	<-done
-	return r
-}
-
 type (
 	appendFunc func(ctx context.Context, events []wal.Event) (uint64, error)
 	readFunc   func(ctx context.Context, from uint64) iter.Seq2[wal.Event, error]
@@ -806,7 +767,7 @@ func TestTestLogHasTeeth(t *testing.T) {
 					r := runPart(t, part, func() Opener { return bender{newMemLog(), m, s.bend} }, SeveralWriters)
 					close(m.released)
 					require.True(t, r.failed, "not caught by %q", part)
-					t.Logf("%s: %s", part, r.text)
+					t.Logf("%s: %s", part, r.text.String())
 				})
 			}
 		})
@@ -826,7 +787,7 @@ func TestTestLogHasTeeth(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := runPart(t, o.by, o.open, o.relax...)
 				require.True(t, r.failed, "not caught by %q", o.by)
-				t.Logf("%s: %s", o.by, r.text)
+				t.Logf("%s: %s", o.by, r.text.String())
 			})
 		})
 	}
@@ -865,8 +826,8 @@ func TestRelaxations(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				require.True(t, runPart(t, r.part, r.open, r.more...).failed, "relaxed, though nobody said so")
 				with := runPart(t, r.part, r.open, append(r.more, r.relax)...)
-				require.False(t, with.failed, with.text)
-				require.False(t, with.skipped, with.text)
+				require.False(t, with.failed, with.text.String())
+				require.False(t, with.skipped, with.text.String())
 			})
 		})
 	}

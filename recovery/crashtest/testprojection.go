@@ -100,9 +100,7 @@ type teller struct {
 	jobs   map[string]statemachine.Job
 }
 
-var everyType = []wal.EventType{
-	wal.JobSubmitted, wal.JobValidated, wal.JobStarted, wal.JobCompleted, wal.JobFailed, wal.JobRolledBack, "job_dreamt",
-}
+var everyType = append(slices.Clone(types), "job_dreamt")
 
 func (g *teller) next() told {
 	g.seq++

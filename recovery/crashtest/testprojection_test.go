@@ -275,7 +275,7 @@ func TestTestProjectionHasTeeth(t *testing.T) {
 			require.GreaterOrEqual(t, i, 0, "no part %q", s.by)
 			r := recorded(func(tb rapid.TB) { parts[i].test(&viewing[*outputs]{tb, bent, (*outputs).Read}) })
 			require.True(t, r.failed, "not caught by %q", s.by)
-			t.Logf("%s: %s", s.by, r.text)
+			t.Logf("%s: %s", s.by, r.text.String())
 		})
 	}
 	for _, p := range parts {

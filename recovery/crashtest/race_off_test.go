@@ -2,4 +2,4 @@
 
 package crashtest
 
-const raceDetector = false
+const raceEnabled = false

@@ -1,5 +1,0 @@
-//go:build !race
-
-package crashtest
-
-func raced(all, _ int) int { return all }
