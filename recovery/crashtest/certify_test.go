@@ -81,8 +81,10 @@ func TestCertify_passes(t *testing.T) {
 func TestCertify_catches(t *testing.T) {
 	t.Parallel()
 	for _, wrong := range []struct {
-		behaviour, rule, job string
-		kills                int
+		behaviour string
+		rule      crashtest.Rule
+		job       string
+		kills     int
 	}{
 		{"acts first", crashtest.RuleUnknown, "pay", 1},
 		{"again", crashtest.RuleTwice, "pay", 1},
@@ -92,7 +94,7 @@ func TestCertify_catches(t *testing.T) {
 		{"never syncs", crashtest.RuleUnsynced, "pay", 0},
 		{"leaves it", crashtest.RuleUnfinished, "pay", 1},
 		{"hangs", crashtest.RuleTimeout, "", 0},
-		{"tells first", crashtest.RuleAcked, "pay", 1},
+		{"tells first", crashtest.RuleAcknowledged, "pay", 1},
 		{"rolls back only the log", crashtest.RuleRolledBack, "gift", 0},
 		{"undoes only the world", crashtest.RuleRolledBack, "gift", 0},
 		{"starts afresh", crashtest.RuleLost, "pay", 1},

@@ -10,24 +10,24 @@ import (
 	"github.com/jobwal/jobwal/wal"
 )
 
-// The rules that [Certify] holds a program to, as a [Breach] names them.
+// The rules that [Certify] holds a program to, as a [Breach] names them, besides [RuleAcknowledged]: what the program told
+// somebody of is in the log.
 const (
-	RuleExit       = "exit"       // a life that was not killed ends by itself, with status 0
-	RuleTimeout    = "timeout"    // and within [Program.Timeout]
-	RuleLog        = "log"        // after a kill the log passes wal.Verify and opens
-	RuleLost       = "lost"       // what the log held after a life, it holds after every later one
-	RuleAcked      = "acked"      // an event that the program told somebody of is in the log
-	RuleUnsynced   = "unsynced"   // and was on stable storage before; so was a job's start before its effect began
-	RuleUnknown    = "unknown"    // an effect is that of a job which the log says was started
-	RuleMissing    = "missing"    // a job that the log says was completed has had its effect
-	RuleTwice      = "twice"      // what is irreversible is not begun again where it may have happened
-	RuleRolledBack = "rolledback" // of a job that was rolled back no effect stands; one whose effect was undone was
-	RuleUnfinished = "unfinished" // when the program says that all is done, each job is finished or parked
+	RuleExit       Rule = "exit"       // a life that was not killed ends by itself, with status 0
+	RuleTimeout    Rule = "timeout"    // and within [Program.Timeout]
+	RuleLog        Rule = "log"        // after a kill the log passes wal.Verify and opens
+	RuleLost       Rule = "lost"       // what the log held after a life, it holds after every later one
+	RuleUnsynced   Rule = "unsynced"   // what was acknowledged was on stable storage before; so was a job's start before its effect began
+	RuleUnknown    Rule = "unknown"    // an effect is that of a job which the log says was started
+	RuleMissing    Rule = "missing"    // a job that the log says was completed has had its effect
+	RuleTwice      Rule = "twice"      // what is irreversible is not begun again where it may have happened
+	RuleRolledBack Rule = "rolledback" // of a job that was rolled back no effect stands; one whose effect was undone was
+	RuleUnfinished Rule = "unfinished" // when the program says that all is done, each job is finished or parked
 )
 
 // A Breach is one rule broken by a program that was to be certified.
 type Breach struct {
-	Rule   string
+	Rule   Rule
 	Job    string // "" where no job is to blame
 	Effect string // "" where none is, or where the effect has no name
 	Lives  []int  // the starts of the program that took part, from 1
@@ -35,7 +35,7 @@ type Breach struct {
 }
 
 func (b Breach) String() string {
-	text := b.Rule + ": "
+	text := string(b.Rule) + ": "
 	if b.Job != "" {
 		text += "job " + b.Job + ": "
 	}
@@ -78,9 +78,9 @@ func newAccount(r programRules) *account {
 	return &account{programRules: r, seen: make(map[string]bool)}
 }
 
-func (a *account) breach(rule, job, effect string, lives []int, format string, args ...any) {
+func (a *account) breach(rule Rule, job, effect string, lives []int, format string, args ...any) {
 	b := Breach{rule, job, effect, slices.Compact(lives), fmt.Sprintf(format, args...)}
-	if key := rule + "\x00" + job + "\x00" + effect; !a.seen[key] {
+	if key := string(rule) + "\x00" + job + "\x00" + effect; !a.seen[key] {
 		a.seen[key] = true
 		a.breaches = append(a.breaches, b)
 	}
@@ -151,7 +151,7 @@ func (a *account) checkLines() {
 func (a *account) checkAcked(e subject.Entry) {
 	now, dropped := eventAt(a.events, e.Seq)
 	if !dropped && (now == nil || now.JobID != e.Job || now.Type != e.Event) {
-		a.breach(RuleAcked, e.Job, "", []int{e.Life, a.life}, "seq %d, %s, was acknowledged and is not in the log", e.Seq, e.Event)
+		a.breach(RuleAcknowledged, e.Job, "", []int{e.Life, a.life}, "seq %d, %s, was acknowledged and is not in the log", e.Seq, e.Event)
 	}
 }
 

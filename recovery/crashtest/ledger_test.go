@@ -40,27 +40,27 @@ func TestAccount(t *testing.T) {
 		ledger []subject.Entry
 		log    []wal.Event
 		state  statemachine.State
-		rules  []string
+		rules  []Rule
 	}{
 		"as it should be":                  {ledgerOf(1, began, 1, done), ended(wal.JobCompleted), statemachine.Completed, nil},
 		"interrupted, given up":            {ledgerOf(1, began), ended(wal.JobFailed), statemachine.Failed, nil},
-		"interrupted, again":               {ledgerOf(1, began, 2, began, 2, done), ended(wal.JobCompleted), statemachine.Completed, []string{RuleTwice}},
+		"interrupted, again":               {ledgerOf(1, began, 2, began, 2, done), ended(wal.JobCompleted), statemachine.Completed, []Rule{RuleTwice}},
 		"interrupted, found not done":      {ledgerOf(1, began, 2, undone, 2, began, 2, done), ended(wal.JobCompleted), statemachine.Completed, nil},
 		"interrupted, found done":          {ledgerOf(1, began, 2, done), ended(wal.JobCompleted), statemachine.Completed, nil},
 		"done, and found done":             {ledgerOf(1, began, 1, done, 2, done), ended(wal.JobCompleted), statemachine.Completed, nil},
-		"done, and again":                  {ledgerOf(1, began, 1, done, 2, began), ended(wal.JobFailed), statemachine.Failed, []string{RuleTwice}},
+		"done, and again":                  {ledgerOf(1, began, 1, done, 2, began), ended(wal.JobFailed), statemachine.Failed, []Rule{RuleTwice}},
 		"without begin":                    {ledgerOf(1, done), ended(wal.JobCompleted), statemachine.Completed, nil},
-		"without begin, twice":             {ledgerOf(1, done, 2, done), ended(wal.JobCompleted), statemachine.Completed, []string{RuleTwice}},
-		"completed on the strength of old": {ledgerOf(1, began, 1, done, 1, undone, 2, began), ended(wal.JobCompleted), statemachine.Completed, []string{RuleMissing}},
-		"nothing on the ledger":            {nil, ended(wal.JobCompleted), statemachine.Completed, []string{RuleMissing}},
+		"without begin, twice":             {ledgerOf(1, done, 2, done), ended(wal.JobCompleted), statemachine.Completed, []Rule{RuleTwice}},
+		"completed on the strength of old": {ledgerOf(1, began, 1, done, 1, undone, 2, began), ended(wal.JobCompleted), statemachine.Completed, []Rule{RuleMissing}},
+		"nothing on the ledger":            {nil, ended(wal.JobCompleted), statemachine.Completed, []Rule{RuleMissing}},
 		"rolled back":                      {ledgerOf(1, began, 1, done, 2, undone), ended(wal.JobCompleted, wal.JobRolledBack), statemachine.RolledBack, nil},
-		"rolled back, and stands":          {ledgerOf(1, began, 1, done), ended(wal.JobCompleted, wal.JobRolledBack), statemachine.RolledBack, []string{RuleRolledBack}},
-		"rolled back, and may stand":       {ledgerOf(1, began), ended(wal.JobFailed, wal.JobRolledBack), statemachine.RolledBack, []string{RuleRolledBack}},
-		"undone, and not rolled back":      {ledgerOf(1, began, 1, done, 2, undone), ended(wal.JobCompleted), statemachine.Completed, []string{RuleRolledBack}},
-		"no start":                         {ledgerOf(1, began), jobLog(1, submitted, validated), statemachine.Validated, []string{RuleUnknown, RuleUnfinished}},
-		"no job":                           {ledgerOf(1, began), nil, statemachine.None, []string{RuleUnknown}},
+		"rolled back, and stands":          {ledgerOf(1, began, 1, done), ended(wal.JobCompleted, wal.JobRolledBack), statemachine.RolledBack, []Rule{RuleRolledBack}},
+		"rolled back, and may stand":       {ledgerOf(1, began), ended(wal.JobFailed, wal.JobRolledBack), statemachine.RolledBack, []Rule{RuleRolledBack}},
+		"undone, and not rolled back":      {ledgerOf(1, began, 1, done, 2, undone), ended(wal.JobCompleted), statemachine.Completed, []Rule{RuleRolledBack}},
+		"no start":                         {ledgerOf(1, began), jobLog(1, submitted, validated), statemachine.Validated, []Rule{RuleUnknown, RuleUnfinished}},
+		"no job":                           {ledgerOf(1, began), nil, statemachine.None, []Rule{RuleUnknown}},
 		"dropped":                          {ledgerOf(1, began, 1, done), jobLog(4, wal.JobCompleted), statemachine.Completed, nil},
-		"still started":                    {ledgerOf(1, began), begun, statemachine.Started, []string{RuleUnfinished}},
+		"still started":                    {ledgerOf(1, began), begun, statemachine.Started, []Rule{RuleUnfinished}},
 	} {
 		a := newAccount(programRules{func(string) bool { return true }, func(string) bool { return false }, false})
 		a.after(2, c.ledger, c.log)
@@ -71,7 +71,7 @@ func TestAccount(t *testing.T) {
 	}
 }
 
-func rulesOf(a *account) (rules []string) {
+func rulesOf(a *account) (rules []Rule) {
 	for _, b := range a.breaches {
 		rules = append(rules, b.Rule)
 	}
@@ -130,11 +130,11 @@ func TestAccountOfAcknowledgements(t *testing.T) {
 	log := jobLog(1, wal.JobSubmitted, wal.JobValidated)
 	for _, c := range []struct {
 		e    subject.Entry
-		rule string
+		rule Rule
 	}{
 		{subject.Entry{Seq: 2, Event: wal.JobValidated}, ""},
-		{subject.Entry{Seq: 1, Event: wal.JobValidated}, RuleAcked},
-		{subject.Entry{Seq: 3, Event: wal.JobStarted}, RuleAcked},
+		{subject.Entry{Seq: 1, Event: wal.JobValidated}, RuleAcknowledged},
+		{subject.Entry{Seq: 3, Event: wal.JobStarted}, RuleAcknowledged},
 		{subject.Entry{Seq: 2, Event: wal.JobValidated, Unsynced: true}, RuleUnsynced},
 	} {
 		c.e.Mark, c.e.Job, c.e.Life = subject.Told, "a", 1
@@ -144,6 +144,6 @@ func TestAccountOfAcknowledgements(t *testing.T) {
 			require.Empty(t, a.breaches)
 			continue
 		}
-		require.Equal(t, []string{c.rule}, rulesOf(a))
+		require.Equal(t, []Rule{c.rule}, rulesOf(a))
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/jobwal/jobwal/wal"
 )
 
-// A Rule is one of those that [Check] and [Recover] hold a log to.
+// A Rule is one of those that [Check] and [Recover] hold a log to, and [Certify] a program.
 type Rule string
 
 const (
@@ -47,7 +47,7 @@ const (
 )
 
 // Promise returns the number of the promise that the rule holds the log to, as package wal's and package recovery's
-// documentation have it: "W2".
+// documentation have it: "W2". It is "" for the rules of [Certify] alone, which are about programs.
 func (r Rule) Promise() string {
 	switch r {
 	case RuleAsked, RuleOnce, RuleDense, RuleOrder, RuleReused, RuleEpoch:
@@ -63,7 +63,7 @@ func (r Rule) Promise() string {
 	case RuleFold:
 		return "R2"
 	}
-	return "?"
+	return ""
 }
 
 // A Violation is what a log did that no log may do.
