@@ -471,7 +471,7 @@ func (k workload) enter(t testing.TB, crash int) *world {
 	w.told = told
 	if k.before != nil {
 		const name = "00000000000000000001.jsonl"
-		w.torn = judge(image{name: contents(base, "log/"+name)}).cut[name]
+		w.torn = judge(image{name: contents(base, "log/"+name)}).Cut[name]
 	}
 	return w
 }

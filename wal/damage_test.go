@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"maps"
 	"math"
 	"runtime"
@@ -20,6 +19,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/jobwal/jobwal/recovery/crashtest"
 	"github.com/jobwal/jobwal/wal"
 )
 
@@ -130,8 +130,8 @@ func reference(t *testing.T, dropped bool, end ending) (img image, events []wal.
 			t.Fatal(err)
 		}
 	})
-	if len(img.names()) < 3 {
-		t.Fatalf("the reference has only the segments %v", img.names())
+	if len(img.Segments()) < 3 {
+		t.Fatalf("the reference has only the segments %v", img.Segments())
 	}
 	return img, events
 }
@@ -166,7 +166,7 @@ func examine(img image, events []wal.Event) error {
 // examineVerify: Verify complains exactly where Open refuses or reading fails, and changes nothing.
 func examineVerify(r *ramFS, v verdict) error {
 	_, err := wal.VerifyFS(r, "log")
-	damaged := v.refuse != "" || v.corrupt
+	damaged := v.refused() || v.corrupt()
 	switch {
 	case r.changed() > 0:
 		return errors.New("Verify changed something")
@@ -182,16 +182,16 @@ func examineVerify(r *ramFS, v verdict) error {
 func examineReader(r *ramFS, v verdict, events []wal.Event) error {
 	l, err := wal.Open("log", wal.Options{FS: r, ReadOnly: true})
 	switch {
-	case v.refuse != "" && !errors.Is(err, wal.ErrCorrupt):
+	case v.refused() && !errors.Is(err, wal.ErrCorrupt):
 		return fmt.Errorf("should be refused: %v", err)
-	case v.refuse != "":
+	case v.refused():
 		return nil
 	case err != nil:
 		return fmt.Errorf("should be opened: %w", err)
 	}
 	defer l.Close()
-	v.last = min(v.last, v.durable)
-	v.readable = min(v.readable, v.last)
+	v.Last = min(v.Last, v.Durable)
+	v.Readable = min(v.Readable, v.Last)
 	if err := sameAs(l, v, events); err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func examineReader(r *ramFS, v verdict, events []wal.Event) error {
 func examineOpen(r *ramFS, v verdict, events []wal.Event, again bool) error {
 	opts := wal.Options{FS: r, SegmentBytes: 2000}
 	l, err := wal.Open("log", opts)
-	if v.refuse != "" {
+	if v.refused() {
 		var bad *wal.CorruptError
 		switch {
 		case err == nil:
@@ -230,7 +230,7 @@ func examineOpen(r *ramFS, v verdict, events []wal.Event, again bool) error {
 	if torn := l.Report().TornBytes(); torn != int64(cutBytes(v)) {
 		return fmt.Errorf("the report tells of %d torn bytes, %d were cut", torn, cutBytes(v))
 	}
-	if !again || len(v.cut) == 0 && v.corrupt {
+	if !again || len(v.Cut) == 0 && v.corrupt() {
 		return nil // damage in a sealed segment is no business of Open's: what follows was seen in another case
 	}
 	// R2: once more, from the directory as a crash right now would leave it, and after a clean Close.
@@ -254,19 +254,19 @@ func examineOpen(r *ramFS, v verdict, events []wal.Event, again bool) error {
 
 // sameAs holds a log to the verdict, and its events to those that were written.
 func sameAs(l *wal.Log, v verdict, events []wal.Event) error {
-	if l.FirstSeq() != v.first || l.LastSeq() != v.last {
+	if l.FirstSeq() != v.First || l.LastSeq() != v.Last {
 		return fmt.Errorf("opened as %d..%d", l.FirstSeq(), l.LastSeq())
 	}
 	got, err := collect(l, 0)
-	if v.corrupt != errors.Is(err, wal.ErrCorrupt) || !v.corrupt && err != nil {
-		return fmt.Errorf("reading to %d ended with %v", v.readable, err)
+	if v.corrupt() != errors.Is(err, wal.ErrCorrupt) || !v.corrupt() && err != nil {
+		return fmt.Errorf("reading to %d ended with %v", v.Readable, err)
 	}
-	if uint64(len(got)) != v.readable+1-v.first {
+	if uint64(len(got)) != v.Readable+1-v.First {
 		return fmt.Errorf("read %d events", len(got))
 	}
 	for i, e := range got {
-		if e.Seq != v.first+uint64(i) || i < len(events) && !sameEvent(e, find(events, e.Seq)) {
-			return fmt.Errorf("event %d is %v", v.first+uint64(i), e)
+		if e.Seq != v.First+uint64(i) || i < len(events) && !sameEvent(e, find(events, e.Seq)) {
+			return fmt.Errorf("event %d is %v", v.First+uint64(i), e)
 		}
 	}
 	return nil
@@ -287,7 +287,7 @@ func sameEvent(a, b wal.Event) bool {
 }
 
 func cutBytes(v verdict) (n int) {
-	for _, b := range v.cut {
+	for _, b := range v.Cut {
 		n += len(b)
 	}
 	return n
@@ -302,7 +302,7 @@ func quarantined(img image, v verdict) error {
 			kept[strings.Join(strings.Split(q, ".")[:3], ".")] = body
 		}
 	}
-	for name, b := range v.cut {
+	for name, b := range v.Cut {
 		key := fmt.Sprintf("%s.%d", name, v.offset[name])
 		if !bytes.Equal(kept[key], b) {
 			return fmt.Errorf("%s: cut %q, quarantine has %q", key, b, kept[key])
@@ -365,7 +365,7 @@ func references(t *testing.T, run func(t *testing.T, img image, events []wal.Eve
 func TestF1_every_truncation(t *testing.T) {
 	total := 0
 	references(t, func(t *testing.T, img image, events []wal.Event) {
-		names := img.names()
+		names := img.Segments()
 		if t.Name() != "TestF1_every_truncation/idle_dropped" {
 			names = names[len(names)-1:]
 		}
@@ -397,7 +397,7 @@ func everyCut(t *testing.T, img image, name string, check func(cut image, at int
 func TestF3_every_bit_flip(t *testing.T) {
 	total := 0
 	references(t, func(t *testing.T, img image, events []wal.Event) {
-		total += everyFlip(t, img, img.newest(), func(flipped image, _ int) error { return examine(flipped, events) })
+		total += everyFlip(t, img, img.Newest(), func(flipped image, _ int) error { return examine(flipped, events) })
 	})
 	t.Logf("%d flips", total)
 }
@@ -457,8 +457,8 @@ func hundred(t *testing.T) (img image, events []wal.Event) {
 // flip loses an event in silence: what opens has all hundred, or says where it is damaged.
 func TestF1_F3_F4_F6_F24_a_hundred_events(t *testing.T) {
 	img, events := hundred(t)
-	if len(events) != 100 || len(img.names()) < 3 {
-		t.Fatalf("%d events in %v", len(events), img.names())
+	if len(events) != 100 || len(img.Segments()) < 3 {
+		t.Fatalf("%d events in %v", len(events), img.Segments())
 	}
 	cuts, flips, refused := 0, 0, atomic.Int64{}
 	check := func(damaged image, v verdict, i int) error {
@@ -470,19 +470,19 @@ func TestF1_F3_F4_F6_F24_a_hundred_events(t *testing.T) {
 		}
 		return nil
 	}
-	for _, name := range img.names() {
+	for _, name := range img.Segments() {
 		cuts += everyCut(t, img, name, func(cut image, at int) error { return check(cut, judge(cut), at) })
 		flips += everyFlip(t, img, name, func(flipped image, bit int) error {
 			v := judge(flipped)
-			if v.refuse != "" {
+			if v.refused() {
 				refused.Add(1)
-			} else if v.last != 100 {
-				return fmt.Errorf("the judge lets it open to %d", v.last)
+			} else if v.Last != 100 {
+				return fmt.Errorf("the judge lets it open to %d", v.Last)
 			}
 			return check(flipped, v, bit)
 		})
 	}
-	t.Logf("%d bytes in %d segments: %d cuts, %d flips (%d refused by Open)", cuts, len(img.names()), cuts, flips, refused.Load())
+	t.Logf("%d bytes in %d segments: %d cuts, %d flips (%d refused by Open)", cuts, len(img.Segments()), cuts, flips, refused.Load())
 }
 
 // history is a log that lived through a random life.
@@ -549,7 +549,7 @@ var damages = map[string]func(t *rapid.T, img image){
 		img[name] = img[name][:offset(t, img[name])]
 	},
 	"tail": func(t *rapid.T, img image) {
-		name := img.newest()
+		name := img.Newest()
 		at := offset(t, img[name])
 		img[name] = append(img[name][:at:at], junk(t, img, len(img[name])-at)...)
 	},
@@ -625,7 +625,7 @@ var damages = map[string]func(t *rapid.T, img image){
 		img[to] = append(img[to], lines[rapid.IntRange(0, len(lines)-1).Draw(t, "line")]...)
 	},
 	"segment gone": func(t *rapid.T, img image) {
-		if len(img.names()) > 1 {
+		if len(img.Segments()) > 1 {
 			delete(img, someSegment(t, img))
 		}
 	},
@@ -639,14 +639,14 @@ var damages = map[string]func(t *rapid.T, img image){
 	},
 	"segment of another log": func(t *rapid.T, img image) {
 		other, _ := history(t)
-		if len(img.names()) > 1 {
+		if len(img.Segments()) > 1 {
 			img[someSegment(t, img)] = other[someSegment(t, other)]
 		}
 	},
 }
 
 func someSegment(t *rapid.T, img image) string {
-	names := img.names()
+	names := img.Segments()
 	if rapid.Bool().Draw(t, "newest") {
 		return names[len(names)-1]
 	}
@@ -691,22 +691,22 @@ func TestW3_any_damage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(bubbleTB{t}, func(t *rapid.T) {
 			img, events := history(t)
-			id, _, _ := jHeader(img[img.names()[0]])
+			id := logIn(img[img.Segments()[0]])
 			for range rapid.IntRange(1, 12).Draw(t, "damages") {
-				damaged := img.clone()
+				damaged := img.Clone()
 				var did []string
 				for range rapid.SampledFrom([]int{1, 1, 2}).Draw(t, "at once") {
 					kind := rapid.SampledFrom(kinds).Draw(t, "damage")
 					damages[kind](t, damaged)
 					did = append(did, kind)
 				}
-				if other, _, ok := jHeader(damaged[damaged.names()[0]]); ok && other.Log != id.Log {
+				if other := logIn(damaged[damaged.Segments()[0]]); other != "" && other != id {
 					continue // all that is left is the other log
 				}
 				if err := examine(damaged, events); err != nil {
 					t.Fatalf("%v: %v", did, err)
 				}
-				counts[judge(damaged).refuse != ""]++
+				counts[judge(damaged).refused()]++
 			}
 		})
 	})
@@ -725,7 +725,7 @@ func TestF5_stale_lines_of_a_cut_group(t *testing.T) {
 		mustAppend(t, l, event(2, 0, 1, 0))
 		img = r.image()
 		mustClose(t, l)
-		name := img.newest()
+		name := img.Newest()
 		second := bytes.LastIndex(img[name], []byte("\n{")) + 1
 		stale = slices.Clone(img[name][second:])
 		img[name] = img[name][:second] // it never came to the disk
@@ -734,7 +734,7 @@ func TestF5_stale_lines_of_a_cut_group(t *testing.T) {
 		img = r.image()
 		mustClose(t, l)
 	})
-	name := img.newest()
+	name := img.Newest()
 	if name != "00000000000000000002.jsonl" || !bytes.HasPrefix(stale, []byte(`{"seq":2,`)) {
 		t.Fatalf("%s, %s", name, stale)
 	}
@@ -742,7 +742,7 @@ func TestF5_stale_lines_of_a_cut_group(t *testing.T) {
 	if err := examine(img, nil); err != nil {
 		t.Error(err)
 	}
-	if v := judge(img); v.refuse != "" || v.last != 1 {
+	if v := judge(img); v.refused() || v.Last != 1 {
 		t.Error(v)
 	}
 }
@@ -759,14 +759,14 @@ func TestF6_segments_out_of_place(t *testing.T) {
 			if err := examine(damaged, events); err != nil {
 				t.Errorf("%s: %v", what, err)
 			}
-			if v := judge(damaged); v.refuse == "" && what != "newest gone" {
+			if v := judge(damaged); !v.refused() && what != "newest gone" {
 				t.Errorf("%s: the judge lets it pass: %v", what, v)
 			}
 		}
-		names := img.names()
+		names := img.Segments()
 		for i, a := range names {
 			what := "gone"
-			if a == img.newest() {
+			if a == img.Newest() {
 				what = "newest gone"
 			}
 			try(what, func(img image) { delete(img, a) })
@@ -780,11 +780,11 @@ func TestF6_segments_out_of_place(t *testing.T) {
 			}
 		}
 		last := names[len(names)-2]
-		for _, l := range jLines(img[last], 0)[1:] {
-			if rec, ok := jIntact(l.text, jSalt(img[last])); ok && rec.Seq > 0 {
+		for _, at := range lineStarts(img[last]) {
+			if bytes.HasPrefix(img[last][at:], []byte(`{"seq":`)) {
 				try("cut behind a newest one without a header", func(img image) {
-					img[img.newest()] = img[img.newest()][:10]
-					img[last] = img[last][:l.at]
+					img[img.Newest()] = img[img.Newest()][:10]
+					img[last] = img[last][:at]
 				})
 			}
 		}
@@ -801,7 +801,7 @@ func TestF14_reader_of_a_log_whose_dropped_segment_is_left(t *testing.T) {
 			mustAppend(t, l, group(n, 2, 100)...)
 		}
 		before := r.image()
-		names := before.names()
+		names := before.Segments()
 		kept := uint64(0)
 		if _, err := fmt.Sscanf(names[1], "%d", &kept); err != nil || len(names) < 4 {
 			t.Fatal(names, err)
@@ -841,7 +841,7 @@ func TestF6_files_of_two_copies(t *testing.T) {
 		img = r.image()
 		maps.Copy(img, image{segmentName(3): fork.image()[segmentName(3)]})
 	})
-	if v := judge(img); v.refuse != "" || v.last != 3 || v.readable != 2 || !v.corrupt {
+	if v := judge(img); v.refused() || v.Last != 3 || v.Readable != 2 || !v.corrupt() {
 		t.Fatal(v)
 	}
 	if err := examine(img, nil); err != nil {
@@ -888,22 +888,14 @@ func TestF6_salvage_of_files_of_two_copies_that_part_inside_a_group(t *testing.T
 
 func segmentName(first uint64) string { return fmt.Sprintf("%020d.jsonl", first) }
 
-func jSalt(file []byte) string {
-	head, _, _ := jHeader(file)
-	return head.Salt
-}
-
 // W3: a group is whole when its lines count down. These have right checksums, and do not.
 func TestW3_group_that_does_not_add_up(t *testing.T) {
 	img, _ := reference(t, false, killed)
-	name := img.newest()
-	head, _, _ := jHeader(img[name])
-	next := judge(img).last + 1
+	name := img.Newest()
+	next := judge(img).Last + 1
 	line := func(seq, more uint64) string {
-		body := fmt.Sprintf(`{"seq":%d,"prev":0,"epoch":%d,"ts":1,"ns":0,"type":"x","job_id":"j","more":%d,"durable":%d`,
-			seq, head.Epoch, more, next-1)
-		sum := crc32.Update(crc32.Checksum([]byte(head.Salt), jTable), jTable, []byte(body))
-		return fmt.Sprintf("%s,\"crc\":\"%08x\"}\n", body, sum)
+		return crashtest.Seal(crashtest.Salt(img[name]), fmt.Sprintf(
+			`{"seq":%d,"prev":0,"epoch":9,"ts":1,"ns":0,"type":"x","job_id":"j","more":%d,"durable":%d`, seq, more, next-1))
 	}
 	for _, c := range []struct {
 		lines string
@@ -917,7 +909,7 @@ func TestW3_group_that_does_not_add_up(t *testing.T) {
 	} {
 		damaged := maps.Clone(img)
 		damaged[name] = append(slices.Clone(img[name]), c.lines...)
-		if v := judge(damaged); v.refuse != "" || v.last != c.last {
+		if v := judge(damaged); v.refused() || v.Last != c.last {
 			t.Errorf("%s: %v", c.lines, v)
 		}
 		if err := examine(damaged, nil); err != nil {
@@ -928,18 +920,17 @@ func TestW3_group_that_does_not_add_up(t *testing.T) {
 
 // forged is a line of a segment with the right checksum, which no writer wrote.
 func forged(file []byte, body string) []byte {
-	sum := crc32.Update(crc32.Checksum([]byte(jSalt(file)), jTable), jTable, []byte(body))
-	return fmt.Appendf(nil, "%s,\"crc\":\"%08x\"}\n", body, sum)
+	return []byte(crashtest.Seal(crashtest.Salt(file), body))
 }
 
 // W3: a floor is where some segment begins, so never behind the beginning of the one that speaks of it. One that is would
 // have every Open, from then on, remove all segments but the newest.
 func TestW3_floor_beyond_its_segment(t *testing.T) {
 	img, events := reference(t, false, closed)
-	newest := img.newest()
-	for name, floor := range map[string]uint64{"one": judge(img).last, "all": 1 << 60, "max": math.MaxUint64} {
+	newest := img.Newest()
+	for name, floor := range map[string]uint64{"one": judge(img).Last, "all": 1 << 60, "max": math.MaxUint64} {
 		damaged := maps.Clone(img)
-		line := forged(img[newest], fmt.Sprintf(`{"mark":"floor","floor":%d,"durable":%d`, floor, judge(img).last))
+		line := forged(img[newest], fmt.Sprintf(`{"mark":"floor","floor":%d,"durable":%d`, floor, judge(img).Last))
 		damaged[newest] = append(slices.Clone(img[newest]), line...)
 		r := ram(damaged)
 		for _, opts := range []wal.Options{{FS: r}, {FS: r, ReadOnly: true}} {
@@ -961,7 +952,7 @@ func TestW3_floor_beyond_its_segment(t *testing.T) {
 // W3: Verify finds what a reader would be refused: in a sealed segment, a witness of what the next one claims.
 func TestW3_verify_finds_a_seq_that_was_durable_twice(t *testing.T) {
 	img, events := reference(t, false, closed)
-	oldest := img.names()[0]
+	oldest := img.Segments()[0]
 	img[oldest] = append(slices.Clone(img[oldest]), forged(img[oldest], `{"mark":"durable","durable":1000`)...)
 	r := ram(img)
 	_, err := wal.VerifyFS(r, "log")
@@ -988,8 +979,7 @@ func TestF24_header_with_names_that_a_terminal_obeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		body := fmt.Sprintf(`{"mark":"segment","version":1,"log":"%s","salt":"%s","prior":0,"first":1,"epoch":1,"durable":0`, c.log, c.salt)
-		sum := crc32.Update(crc32.Checksum([]byte(salt), jTable), jTable, []byte(body))
-		_, err := wal.Open("log", wal.Options{FS: ram(image{segmentName(1): fmt.Appendf(nil, "%s,\"crc\":\"%08x\"}\n", body, sum)})})
+		_, err := wal.Open("log", wal.Options{FS: ram(image{segmentName(1): []byte(crashtest.Seal(salt, body))})})
 		wantError(t, err, []error{wal.ErrCorrupt})
 		if err != nil && (strings.ContainsAny(err.Error(), "\x1b\u009b") || !strings.Contains(err.Error(), "log id")) {
 			t.Errorf("%q", err)

@@ -232,7 +232,7 @@ func TestW3_payload_that_looks_like_lines(t *testing.T) {
 		mustAppend(t, l, event(2, 0, 1, 0)) // says that seq 1 was durable
 		img := r.image()
 		mustClose(t, l)
-		name := img.newest()
+		name := img.Newest()
 		i := strings.Index(string(img[name]), "\n{\"seq\":2,")
 		img[name][i] ^= 0x40
 		if err := examine(img, nil); err != nil {
@@ -286,7 +286,7 @@ func TestF20_endless_line(t *testing.T) {
 	for _, with := range []string{"x", "\n"} {
 		dir := t.TempDir()
 		for name, b := range img {
-			if name == img.newest() {
+			if name == img.Newest() {
 				b = append(b, []byte(strings.Repeat(with, wal.MaxLineBytes+1<<20))...)
 			}
 			if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {

@@ -165,20 +165,20 @@ func TestPrefill_auto(t *testing.T) {
 func TestF3_newlines_before_the_end(t *testing.T) {
 	references(t, func(t *testing.T, img image, events []wal.Event) {
 		refused := 0
-		for _, name := range img.names() {
-			for _, l := range jLines(img[name], 0) {
+		for _, name := range img.Segments() {
+			for _, at := range lineStarts(img[name]) {
 				damaged := maps.Clone(img)
-				damaged[name] = slices.Concat(img[name][:l.at], []byte("\n\n"), img[name][l.at:])
+				damaged[name] = slices.Concat(img[name][:at], []byte("\n\n"), img[name][at:])
 				if err := examine(damaged, events); err != nil {
-					t.Errorf("newlines at %s:%d: %v", name, l.at, err)
+					t.Errorf("newlines at %s:%d: %v", name, at, err)
 				}
-				if judge(damaged).refuse != "" {
+				if judge(damaged).refused() {
 					refused++
 				}
 			}
 			damaged := maps.Clone(img)
 			damaged[name] = append(slices.Clone(img[name]), "\n\n\n"...)
-			if v, before := judge(damaged), judge(img); v.refuse != before.refuse || v.last != before.last {
+			if v, before := judge(damaged), judge(img); v.refused() != before.refused() || v.Last != before.Last {
 				t.Errorf("newlines at the end of %s: %v", name, v)
 			}
 			if err := examine(damaged, events); err != nil {

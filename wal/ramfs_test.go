@@ -28,29 +28,6 @@ type ramFS struct {
 
 type ramNode struct{ bytes []byte }
 
-// image is the files of a log's directory, by name.
-type image map[string][]byte
-
-func (i image) clone() image {
-	c := make(image, len(i))
-	for name, b := range i {
-		c[name] = slices.Clone(b)
-	}
-	return c
-}
-
-// names are those of the segments, in order.
-func (i image) names() []string {
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(i)), func(name string) bool {
-		return !strings.HasSuffix(name, ".jsonl") || strings.Contains(name, "/")
-	})
-}
-
-func (i image) newest() string {
-	names := i.names()
-	return names[len(names)-1]
-}
-
 // ram returns a file system whose directory "log" holds the image. The bytes are shared until they are written.
 func ram(img image) *ramFS {
 	r := &ramFS{files: make(map[string]*ramNode, len(img)), dirs: map[string]bool{"log": true}}

@@ -2,6 +2,7 @@ package wal_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/jobwal/jobwal/recovery/crashtest"
 	"github.com/jobwal/jobwal/wal"
 )
 
@@ -23,24 +25,15 @@ type remains struct {
 
 func remainsOf(img, damaged image) remains {
 	r := remains{intact: make(map[uint64]bool)}
-	for _, name := range damaged.names() {
-		head, _, ok := jHeader(img[name])
-		if !ok {
-			continue
-		}
-		var seqs []uint64
-		for _, l := range jLines(damaged[name], 0) {
-			rec, ok := jIntact(l.text, head.Salt)
-			if !ok || !l.whole {
-				continue
+	for _, name := range damaged.Segments() {
+		salt := crashtest.Salt(img[name])
+		for line := range bytes.Lines(damaged[name]) {
+			var says struct{ Seq, Durable uint64 }
+			if _, intact := crashtest.Unseal(salt, string(line)); intact && bytes.HasSuffix(line, []byte("\n")) {
+				_ = json.Unmarshal(line, &says) // what is intact is as it was written
+				r.durable = max(r.durable, says.Durable)
+				r.intact[says.Seq] = true
 			}
-			r.durable = max(r.durable, rec.Durable)
-			if rec.Seq > 0 {
-				seqs = append(seqs, rec.Seq)
-			}
-		}
-		for _, seq := range seqs {
-			r.intact[seq] = true
 		}
 	}
 	return r
@@ -72,7 +65,7 @@ func (r remains) due(events []wal.Event) (seqs []uint64) {
 // lines or more that agree on what their checksums were begun with, and are not outvoted by what does not belong there.
 func vouched(img, damaged image, seq uint64) bool {
 	name := ""
-	for _, n := range img.names() {
+	for _, n := range img.Segments() {
 		if n <= fmt.Sprintf("%020d.jsonl", seq) {
 			name = n
 		}
@@ -127,7 +120,7 @@ func salvaged(img, damaged image, events []wal.Event) error {
 		}
 	}
 	rest := remainsOf(img, damaged)
-	torn := tornFrom(damaged)
+	torn := tornFrom(img, damaged)
 	for _, seq := range rest.due(events) {
 		if seq >= torn {
 			break // a torn tail is left out, as Open would leave it out
@@ -139,29 +132,28 @@ func salvaged(img, damaged image, events []wal.Event) error {
 	if report.Lost < lost || lost > 0 && report.Damages == 0 {
 		return fmt.Errorf("%d lost in the copy, the report tells of %d and %d damages", lost, report.Lost, report.Damages)
 	}
-	head, _, headed := jHeader(damaged[img.names()[0]])
-	if headed && len(events) > 0 && rest.durable > 0 && l.FirstSeq() > events[0].Seq && head.First == events[0].Seq {
+	oldest := img.Segments()[0]
+	headed := bytes.HasPrefix(damaged[oldest], img[oldest][:bytes.IndexByte(img[oldest], '\n')+1])
+	if headed && len(events) > 0 && rest.durable > 0 && l.FirstSeq() > events[0].Seq && oldest == segmentName(events[0].Seq) {
 		return fmt.Errorf("the copy starts at %d: what came before it is not even marked as lost", l.FirstSeq())
 	}
 	return nil
 }
 
-// tornFrom is the first seq that a torn tail has cost.
-func tornFrom(img image) uint64 {
-	head, at, ok := jHeader(img[img.newest()])
-	if !ok {
-		return math.MaxUint64
-	}
-	t := jScan(jSegment{first: head.First, header: head, body: at, file: img[img.newest()]})
-	if t.durable < t.next && t.reason != "" {
-		return t.next
+// tornFrom is the first seq that a torn tail has cost, whatever else is damaged.
+func tornFrom(img, damaged image) uint64 {
+	newest := img.Newest()
+	other := maps.Clone(img)
+	other[newest] = damaged[newest]
+	if v := judge(other); !v.refused() && len(v.Cut) > 0 {
+		return v.Last + 1
 	}
 	return math.MaxUint64
 }
 
 func TestSalvage_every_flipped_byte(t *testing.T) {
 	references(t, func(t *testing.T, img image, events []wal.Event) {
-		for _, name := range img.names() {
+		for _, name := range img.Segments() {
 			step := thin(1, 31)
 			if t.Name() != "TestSalvage_every_flipped_byte/killed_dropped" {
 				step = thin(9, 31)
@@ -192,7 +184,7 @@ func TestSalvage_any_damage(t *testing.T) {
 		rapid.Check(bubbleTB{t}, func(t *rapid.T) {
 			img, events := history(t)
 			for range rapid.IntRange(1, 6).Draw(t, "damages") {
-				damaged := img.clone()
+				damaged := img.Clone()
 				kind := rapid.SampledFrom(kinds).Draw(t, "damage")
 				damages[kind](t, damaged)
 				if err := salvaged(img, damaged, events); err != nil {
@@ -228,13 +220,10 @@ func TestSalvage_marks_lost_events_at_the_beginning(t *testing.T) {
 		img = r.image()
 	})
 	for lose := 1; lose <= 3; lose++ {
-		damaged := img.clone()
-		name := damaged.newest()
-		_, at, _ := jHeader(damaged[name])
-		for i, l := range jLines(damaged[name], at)[1:] { // behind the opened mark
-			if i < lose {
-				damaged[name][l.at+20] ^= 1
-			}
+		damaged := img.Clone()
+		name := damaged.Newest()
+		for _, at := range lineStarts(damaged[name])[2:][:lose] { // behind the header and the opened mark
+			damaged[name][at+20] ^= 1
 		}
 		r := ram(damaged)
 		report, err := wal.SalvageFS(r, "log", "into")

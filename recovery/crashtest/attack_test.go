@@ -66,7 +66,7 @@ var assaults = map[string]func(t *rapid.T, img Image){
 	},
 	// An intact line of one segment stands, with the checksum that is right there, in the newest.
 	"moved": func(t *rapid.T, img Image) {
-		a, b := someName(t, img), img.newest()
+		a, b := someName(t, img), img.Newest()
 		from, to := bytes.SplitAfter(img[a], []byte("\n")), bytes.SplitAfter(img[b], []byte("\n"))
 		body, intact := Unseal(Salt(img[a]), string(from[rapid.IntRange(0, len(from)-1).Draw(t, "line")]))
 		if !intact {

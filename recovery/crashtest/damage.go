@@ -92,15 +92,14 @@ type part struct {
 
 func partOf(img Image, name string) part {
 	p := part{name: name, salt: Salt(img[name]), file: img[name], lines: spans(img[name], 0)}
-	c := new(court)
 	for _, l := range p.lines {
-		p.records = append(p.records, c.read(l.text, p.salt))
+		p.records = append(p.records, readLine(l.text, p.salt))
 	}
 	return p
 }
 
 // newestPart is the newest segment, which a healthy log has.
-func newestPart(img Image) part { return partOf(img, img.newest()) }
+func newestPart(img Image) part { return partOf(img, img.Newest()) }
 
 // events are the lines that are events.
 func (p part) events() (lines []int) {
@@ -173,7 +172,7 @@ func cutInHeader(r *rand.Rand, img Image) bool {
 // tailed puts something behind the newest segment's last line.
 func tailed(what func(r *rand.Rand) []byte) func(*rand.Rand, Image) bool {
 	return func(r *rand.Rand, img Image) bool {
-		name := img.newest()
+		name := img.Newest()
 		img[name] = slices.Concat(bytes.TrimRight(img[name], "\n"), []byte("\n"), what(r))
 		return true
 	}
@@ -233,7 +232,7 @@ func (n next) line(prev uint64, kind, job, rest string) []byte {
 
 // more puts lines behind the newest segment's last one.
 func more(img Image, lines ...[]byte) {
-	name := img.newest()
+	name := img.Newest()
 	img[name] = slices.Concat(bytes.TrimRight(img[name], "\n"), []byte("\n"), bytes.Join(lines, nil))
 }
 
@@ -395,7 +394,7 @@ func reheaded(img Image, name string, edit func(header string) string) {
 }
 
 func foreignSegment(r *rand.Rand, img Image) bool {
-	kept := append(sealed(img), img.newest())
+	kept := append(sealed(img), img.Newest())
 	if len(kept) < 2 {
 		return false
 	}
@@ -408,7 +407,7 @@ func foreignSegment(r *rand.Rand, img Image) bool {
 }
 
 func newerVersion(_ *rand.Rand, img Image) bool {
-	reheaded(img, img.newest(), func(header string) string {
+	reheaded(img, img.Newest(), func(header string) string {
 		return strings.Replace(header, `"version":1`, `"version":2,"packed":true`, 1)
 	})
 	return true

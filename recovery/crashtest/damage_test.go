@@ -206,9 +206,9 @@ func TestDamages_cover_the_catalogue(t *testing.T) {
 // to the jobs that the judge counts, or refuses and changes nothing.
 func TestF1_F3_an_engine_cut_and_flipped(t *testing.T) {
 	img := imageOf(t, 24, 3000, "closed")
-	c, name, whole := new(court), img.newest(), Judge(img)
+	name, whole := img.Newest(), Judge(img)
 	cuts := parallel(t, len(img[name]), thin(1, 11), func(at int) error {
-		return engineOf(c, img, name, img[name][:at:at], nil)
+		return engineOf(img, name, img[name][:at:at], nil)
 	})
 	flips := 0
 	for _, name := range img.Segments() {
@@ -216,7 +216,7 @@ func TestF1_F3_an_engine_cut_and_flipped(t *testing.T) {
 		flips += parallel(t, 8*len(img[name]), thin(61, 509), func(bit int) error {
 			b := bytes.Clone(img[name])
 			b[bit/8] ^= 1 << (bit % 8)
-			return engineOf(c, img, name, b, whole.Events)
+			return engineOf(img, name, b, whole.Events)
 		})
 	}
 	t.Logf("%d cuts, %d flips", cuts, flips)
@@ -224,10 +224,10 @@ func TestF1_F3_an_engine_cut_and_flipped(t *testing.T) {
 
 // engineOf opens an engine on the image with another content of one file. all are the events that must be there if it
 // opens: no damage to a closed log that leaves its files their lengths may lose one of them in silence.
-func engineOf(c *court, img Image, name string, content []byte, all []wal.Event) error {
+func engineOf(img Image, name string, content []byte, all []wal.Event) error {
 	damaged := maps.Clone(img)
 	damaged[name] = content
-	j := c.judge(damaged)
+	j := Judge(damaged)
 	if all != nil && j.Verdict != Refused && j.Verdict != RefusedWhenRead && len(j.Events) != len(all) {
 		return fmt.Errorf("%s: the judge lets it open with %d events: %v", name, len(j.Events), j)
 	}

@@ -165,8 +165,8 @@ func firstOf(name string) (first uint64) {
 
 func segmentName(first uint64) string { return fmt.Sprintf("%020d.jsonl", first) }
 
-// newest is the name of the newest segment, "" when there is none.
-func (i Image) newest() string {
+// Newest is the name of the newest segment, "" when there is none.
+func (i Image) Newest() string {
 	names := i.Segments()
 	if len(names) == 0 {
 		return ""
@@ -189,23 +189,30 @@ func Salt(segment []byte) string {
 // behind it. The line that it returns ends with a newline and has a right checksum, whatever the body says: it is how a
 // test gets past the checksum to what lies behind it.
 func Seal(salt, body string) string {
-	return fmt.Sprintf("%s,\"crc\":\"%08x\"}\n", body, sum(salt, body))
+	return fmt.Sprintf("%s,\"crc\":\"%08x\"}\n", body, sum([]byte(salt), []byte(body)))
 }
 
 // Unseal returns the body of a line, which may end with a newline, and whether its checksum is right.
 func Unseal(salt, line string) (body string, intact bool) {
-	const end = len(`,"crc":"01234567"}`)
 	line = strings.TrimSuffix(line, "\n")
-	if len(line) <= end {
-		return "", false
+	return line[:max(len(line)-sealBytes, 0)], isSealed(salt, []byte(line))
+}
+
+const sealBytes = len(`,"crc":"01234567"}`)
+
+// isSealed tells whether the line, without its newline, has a body and behind it the right checksum.
+func isSealed(salt string, line []byte) bool {
+	at := len(line) - sealBytes
+	if at <= 0 {
+		return false
 	}
-	body = line[:len(line)-end]
-	return body, Seal(salt, body) == line+"\n"
+	var end [sealBytes]byte
+	return bytes.Equal(line[at:], fmt.Appendf(end[:0], ",\"crc\":\"%08x\"}", sum([]byte(salt), line[:at])))
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // sum is how both logs of this package, and package wal, guard what they write.
-func sum[S ~string | ~[]byte](salt, body S) uint32 {
-	return crc32.Update(crc32.Checksum([]byte(salt), castagnoli), castagnoli, []byte(body))
+func sum(salt, body []byte) uint32 {
+	return crc32.Update(crc32.Checksum(salt, castagnoli), castagnoli, body)
 }

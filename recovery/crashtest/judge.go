@@ -56,19 +56,16 @@ type Judgement struct {
 // Judge says what must be made of an image. It knows the documented format and shares no code with packages wal,
 // statemachine and recovery; it is slow, holds everything in memory, and is meant to be read beside the promises. The
 // image is not changed. Events share no memory with it.
-func Judge(img Image) Judgement { return new(court).judge(img) }
-
-// judge is Judge, for many images that have most of their lines in common.
-func (c *court) judge(img Image) Judgement {
+func Judge(img Image) Judgement {
 	j := Judgement{First: 1, Cut: make(map[string][]byte), States: make(map[string]string), Stuck: make(map[string]uint64)}
-	segments, blank, ok := c.headers(img, &j)
+	segments, blank, ok := j.headers(img)
 	if !ok {
 		return j
 	}
 	var newest tail
 	if n := len(segments); n > 0 {
-		newest = c.scan(segments[n-1])
-		if segments, ok = c.chain(segments, newest.floor, &j); !ok {
+		newest = segments[n-1].scan()
+		if segments, ok = j.chain(segments, newest.floor); !ok {
 			return j
 		}
 		j.First, j.Last, j.Durable = segments[0].first, newest.next-1, newest.durable
@@ -85,7 +82,7 @@ func (c *court) judge(img Image) Judgement {
 		j.Cut[blank.name] = blank.file
 		j.found(Repaired, blank.name, 0, j.Last+1, "no header")
 	}
-	c.readAll(segments, &j)
+	j.read(segments)
 	j.fold()
 	return j
 }
@@ -100,7 +97,7 @@ func (j *Judgement) refuse(name string, offset int, seq uint64, format string, a
 	return *j
 }
 
-func (j *Judgement) cutTail(s file, t tail) {
+func (j *Judgement) cutTail(s segment, t tail) {
 	if t.reason == "" {
 		return
 	}
@@ -108,8 +105,8 @@ func (j *Judgement) cutTail(s file, t tail) {
 	j.found(Repaired, s.name, t.end, t.next, "%s", t.reason)
 }
 
-// file is one segment.
-type file struct {
+// segment is one file.
+type segment struct {
 	name  string
 	first uint64 // as the name says
 	head  lineRecord
@@ -119,12 +116,12 @@ type file struct {
 }
 
 // headers are the segments as their headers tell; blank is the newest one, if it never held anything.
-func (c *court) headers(img Image, j *Judgement) (segments []file, blank *file, ok bool) {
+func (j *Judgement) headers(img Image) (segments []segment, blank *segment, ok bool) {
 	names := img.Segments()
 	for i, name := range names {
-		s := file{name: name, first: firstOf(name), file: img[name]}
+		s := segment{name: name, first: firstOf(name), file: img[name]}
 		found := false
-		s.head, s.body, found = c.header(s.file)
+		s.head, s.body, found = readHeader(s.file)
 		s.lines = spans(s.file, s.body)
 		switch {
 		case !found && (i < len(names)-1 || slices.ContainsFunc(s.lines, span.looksOurs)):
@@ -149,7 +146,7 @@ func (c *court) headers(img Image, j *Judgement) (segments []file, blank *file, 
 }
 
 // chain leaves out what was dropped, and holds the rest to be all there.
-func (c *court) chain(segments []file, floor uint64, j *Judgement) ([]file, bool) {
+func (j *Judgement) chain(segments []segment, floor uint64) ([]segment, bool) {
 	for _, s := range segments {
 		floor = max(floor, s.head.floor)
 	}
@@ -180,11 +177,11 @@ type tail struct {
 }
 
 // scan is promise W3: whole groups up to the first thing that is not right, and witnesses everywhere.
-func (c *court) scan(s file) tail {
+func (s segment) scan() tail {
 	t := tail{next: s.first, durable: s.first - 1, end: s.body, reason: "the segment ends here"}
 	want, left := s.first, uint64(0)
 	for i, l := range s.lines {
-		r := c.read(l.text, s.head.salt)
+		r := readLine(l.text, s.head.salt)
 		switch {
 		case !l.whole || !r.intact || l.gap:
 			t.reason = "a line that is not as it was written"
@@ -207,7 +204,7 @@ func (c *court) scan(s file) tail {
 		}
 		t.at = l.at
 		for _, behind := range s.lines[i:] {
-			t.durable = max(t.durable, c.witness(behind.text, s.head.salt))
+			t.durable = max(t.durable, witnessIn(behind.text, s.head.salt))
 		}
 		return t
 	}
@@ -221,11 +218,11 @@ func (c *court) scan(s file) tail {
 	return t
 }
 
-// witness looks for intact lines wherever they begin: what stood before them may have lost its newline.
-func (c *court) witness(text []byte, salt string) (durable uint64) {
+// witnessIn looks for intact lines wherever they begin: what stood before them may have lost its newline.
+func witnessIn(text []byte, salt string) (durable uint64) {
 	for i := range text {
 		if text[i] == '{' {
-			if r := c.read(text[i:], salt); r.intact && !r.misplaced {
+			if r := readLine(text[i:], salt); r.intact && !r.misplaced {
 				durable = max(durable, r.durable)
 			}
 		}
@@ -233,15 +230,15 @@ func (c *court) witness(text []byte, salt string) (durable uint64) {
 	return durable
 }
 
-// readAll reads from the front what the log holds.
-func (c *court) readAll(segments []file, j *Judgement) {
+// read reads from the front what the log holds.
+func (j *Judgement) read(segments []segment) {
 	j.Readable = j.First - 1
 	for i, s := range segments {
 		to, sealed := j.Last, i+1 < len(segments)
 		if sealed {
 			to = segments[i+1].first - 1
 		}
-		at, reason := c.readSegment(s, to, sealed, j)
+		at, reason := j.readSegment(s, to, sealed)
 		if reason != "" {
 			j.found(RefusedWhenRead, s.name, at, j.Readable+1, "%s", reason)
 			return
@@ -251,12 +248,12 @@ func (c *court) readAll(segments []file, j *Judgement) {
 
 // readSegment reads one segment up to seq to. Nothing behind that, in a sealed one, speaks of a later seq as durable: it
 // would be the next one's. An event of which nothing does was cut once.
-func (c *court) readSegment(s file, to uint64, sealed bool, j *Judgement) (at int, reason string) {
+func (j *Judgement) readSegment(s segment, to uint64, sealed bool) (at int, reason string) {
 	for _, l := range s.lines {
 		if j.Readable == to && !sealed {
 			return 0, ""
 		}
-		r := c.read(l.text, s.head.salt)
+		r := readLine(l.text, s.head.salt)
 		switch {
 		case j.Readable == to && r.intact && !r.misplaced && r.durable > to:
 			return l.at, fmt.Sprintf("seq %d was durable here", r.durable)

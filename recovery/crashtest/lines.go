@@ -64,47 +64,50 @@ func (r lineRecord) event() wal.Event {
 	if r.problem != "" {
 		return wal.Event{Seq: r.seq, Prev: r.prev, JobID: r.job, Problem: r.problem}
 	}
-	return wal.Event{Seq: r.seq, Prev: r.prev, Epoch: r.epoch, Time: time.Unix(int64(r.sec), int64(r.ns)).UTC(),
-		Type: wal.EventType(r.typ), JobID: r.job, Capability: r.capability, Args: r.args, Output: r.output, Error: r.errText}
+	return copied(wal.Event{Seq: r.seq, Prev: r.prev, Epoch: r.epoch, Time: time.Unix(int64(r.sec), int64(r.ns)).UTC(),
+		Type: wal.EventType(r.typ), JobID: r.job, Capability: r.capability, Args: r.args, Output: r.output, Error: r.errText})
 }
 
-// court remembers what lines said. The zero value is ready; safe for concurrent use.
-type court struct {
-	mu   sync.Mutex // guards the field below
-	seen map[string]lineRecord
+// known are lines that were taken apart: of images that are judged one after the other, most lines are the same.
+var known struct {
+	mu    sync.RWMutex // guards the field below
+	lines map[string]lineRecord
 }
 
-// read reads a line. Of one that is not intact nothing else is said.
-func (c *court) read(text []byte, salt string) lineRecord {
-	if _, intact := Unseal(salt, string(text)); !intact {
+// mostKnown bounds the memory that they take, to some 20 MiB.
+const mostKnown = 1 << 14
+
+// readLine reads a line. Of one that is not intact nothing else is said.
+func readLine(text []byte, salt string) lineRecord {
+	if !isSealed(salt, text) {
 		return lineRecord{}
 	}
-	key := salt + string(text)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r, known := c.seen[key]
-	if !known {
-		if c.seen == nil {
-			c.seen = make(map[string]lineRecord)
-		}
-		r = parse(text)
-		c.seen[key] = r
+	known.mu.RLock()
+	r, is := known.lines[string(text)]
+	known.mu.RUnlock()
+	if is {
+		return r
 	}
+	r = parse(text)
+	if len(text) > 1<<10 {
+		return r
+	}
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	if known.lines == nil || len(known.lines) >= mostKnown {
+		known.lines = make(map[string]lineRecord)
+	}
+	known.lines[string(text)] = r
 	return r
 }
 
-// header is a file's first line, if it is a header with a right checksum.
-func (c *court) header(file []byte) (r lineRecord, end int, ok bool) {
+// readHeader is a file's first line, if it is a header with a right checksum.
+func readHeader(file []byte) (r lineRecord, end int, ok bool) {
 	n := bytes.IndexByte(file, '\n')
 	if n < 0 {
 		return lineRecord{}, 0, false
 	}
-	var says struct{ Salt string }
-	if json.Unmarshal(file[:n], &says) != nil {
-		return lineRecord{}, 0, false
-	}
-	r = c.read(file[:n], says.Salt)
-	if r.mark != "segment" {
+	if r = readLine(file[:n], Salt(file)); r.mark != "segment" {
 		return lineRecord{}, 0, false
 	}
 	return r, n + 1, true

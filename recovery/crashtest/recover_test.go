@@ -147,7 +147,7 @@ func TestW3_recover_wants_what_was_cut(t *testing.T) {
 	require.NoError(t, session(disk, h, wal.SyncAlways))
 	healthy, err := ReadImage(disk, "jobs")
 	require.NoError(t, err)
-	name := healthy.newest()
+	name := healthy.Newest()
 	f, err := disk.OpenFile("jobs/"+name, os.O_RDWR, 0)
 	require.NoError(t, err)
 	size, err := f.Size()

@@ -343,14 +343,11 @@ func (f lensFile) ReadAt(p []byte, off int64) (int, error) {
 	return bytes.NewReader(whole).ReadAt(p, off)
 }
 
-// walEnd is how package wal's lines end.
-const walEnd = `,"crc":"00000000"}`
-
 // foldEnds shows the ends of lines, where the checksum stands, in lower case.
 func foldEnds(whole []byte) {
 	for line := range bytes.Lines(whole) {
 		line = bytes.TrimSuffix(line, []byte("\n"))
-		end := line[max(0, len(line)-len(walEnd)):]
+		end := line[max(0, len(line)-sealBytes):]
 		for i, c := range end {
 			if 'A' <= c && c <= 'Z' {
 				end[i] = c + 'a' - 'A'
@@ -364,7 +361,7 @@ func forgeSums(whole []byte) {
 	salt := Salt(whole)
 	for line := range bytes.Lines(whole) {
 		line = bytes.TrimSuffix(line, []byte("\n"))
-		body := len(line) - len(walEnd)
+		body := len(line) - sealBytes
 		if body < 0 || !bytes.HasPrefix(line[body:], []byte(`,"crc":"`)) {
 			continue
 		}
