@@ -163,6 +163,17 @@ func examine(img image, events []wal.Event) error {
 	return nil
 }
 
+// examineNth examines most of very many cases by one Open alone, and every so many-th in all ways.
+func examineNth(i, each int, img image, v verdict, events []wal.Event) error {
+	if i%each == 0 {
+		return examine(img, events)
+	}
+	if err := examineOpen(ram(img), v, events, false); err != nil {
+		return fmt.Errorf("verdict %v: %w", v, err)
+	}
+	return nil
+}
+
 // examineVerify: Verify complains exactly where Open refuses or reading fails, and changes nothing.
 func examineVerify(r *ramFS, v verdict) error {
 	_, err := wal.VerifyFS(r, "log")
@@ -379,7 +390,7 @@ func TestF1_every_truncation(t *testing.T) {
 // everyCut cuts a file at each byte, or at every so many-th where the race detector is on, and returns how many.
 func everyCut(t *testing.T, img image, name string, check func(cut image, at int) error) int {
 	t.Helper()
-	step := thin(1, 7)
+	step := thin(1, 23)
 	n := len(img[name]) / step
 	parallel(t, n, func(i int) error {
 		at := i * step
@@ -397,7 +408,9 @@ func everyCut(t *testing.T, img image, name string, check func(cut image, at int
 func TestF3_every_bit_flip(t *testing.T) {
 	total := 0
 	references(t, func(t *testing.T, img image, events []wal.Event) {
-		total += everyFlip(t, img, img.Newest(), func(flipped image, _ int) error { return examine(flipped, events) })
+		total += everyFlip(t, img, img.Newest(), func(flipped image, bit int) error {
+			return examineNth(bit, 9, flipped, judge(flipped), events) // 9, so that each bit of a byte has its turn
+		})
 	})
 	t.Logf("%d flips", total)
 }
@@ -405,7 +418,7 @@ func TestF3_every_bit_flip(t *testing.T) {
 // everyFlip turns each bit of a file, or every so many-th where the race detector is on, and returns how many.
 func everyFlip(t *testing.T, img image, name string, check func(flipped image, bit int) error) int {
 	t.Helper()
-	step := thin(1, 29)
+	step := thin(1, 61)
 	n := len(img[name]) * 8 / step
 	parallel(t, n, func(i int) error {
 		bit := i * step
@@ -461,17 +474,8 @@ func TestF1_F3_F4_F6_F24_a_hundred_events(t *testing.T) {
 		t.Fatalf("%d events in %v", len(events), img.Segments())
 	}
 	cuts, flips, refused := 0, 0, atomic.Int64{}
-	check := func(damaged image, v verdict, i int) error {
-		if i%27 == 0 {
-			return examine(damaged, events)
-		}
-		if err := examineOpen(ram(damaged), v, events, false); err != nil {
-			return fmt.Errorf("verdict %v: %w", v, err)
-		}
-		return nil
-	}
 	for _, name := range img.Segments() {
-		cuts += everyCut(t, img, name, func(cut image, at int) error { return check(cut, judge(cut), at) })
+		cuts += everyCut(t, img, name, func(cut image, at int) error { return examineNth(at, 27, cut, judge(cut), events) })
 		flips += everyFlip(t, img, name, func(flipped image, bit int) error {
 			v := judge(flipped)
 			if v.refused() {
@@ -479,7 +483,7 @@ func TestF1_F3_F4_F6_F24_a_hundred_events(t *testing.T) {
 			} else if v.Last != 100 {
 				return fmt.Errorf("the judge lets it open to %d", v.Last)
 			}
-			return check(flipped, v, bit)
+			return examineNth(bit, 27, flipped, v, events)
 		})
 	}
 	t.Logf("%d bytes in %d segments: %d cuts, %d flips (%d refused by Open)", cuts, len(img.Segments()), cuts, flips, refused.Load())

@@ -28,6 +28,7 @@ type span struct {
 // spans are the lines of a file from an offset on. Empty ones are room for lines to come.
 func spans(file []byte, from int) (lines []span) {
 	gap := false
+	lines = make([]span, 0, bytes.Count(file[from:], []byte("\n"))+1)
 	for at := from; at < len(file); {
 		n := bytes.IndexByte(file[at:], '\n')
 		l := span{at, len(file), file[at:], n >= 0, gap}
