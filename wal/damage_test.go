@@ -890,6 +890,24 @@ func TestF6_salvage_of_files_of_two_copies_that_part_inside_a_group(t *testing.T
 	})
 }
 
+// F6: a header, with a right checksum, whose floor lies behind the segment's own first event. Taken at its word, it would have
+// the next Open drop the segment.
+func TestF6_a_floor_behind_the_log(t *testing.T) {
+	references(t, func(t *testing.T, img image, _ []wal.Event) {
+		name := img.Newest()
+		damaged, ok := maps.Clone(img), false
+		if damaged[name], ok = refloored(img[name], "99"); !ok {
+			t.Fatalf("%s", img[name])
+		}
+		if err := examine(damaged, nil); err != nil {
+			t.Error(err)
+		}
+		if v := judge(damaged); !v.refused() {
+			t.Error(v)
+		}
+	})
+}
+
 func segmentName(first uint64) string { return fmt.Sprintf("%020d.jsonl", first) }
 
 // W3: a group is whole when its lines count down. These have right checksums, and do not.

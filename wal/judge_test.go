@@ -53,3 +53,12 @@ func logIn(file []byte) string {
 	}
 	return id
 }
+
+// refloored gives a segment a header, with a right checksum, that has another floor; false where it has no header.
+func refloored(file []byte, floor string) ([]byte, bool) {
+	header, rest, _ := strings.Cut(string(file), "\n")
+	body, intact := crashtest.Unseal(crashtest.Salt(file), header)
+	before, after, found := strings.Cut(body, `"floor":`)
+	_, after, _ = strings.Cut(after, ",")
+	return []byte(crashtest.Seal(crashtest.Salt(file), before+`"floor":`+floor+","+after) + rest), intact && found
+}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -120,7 +121,7 @@ func salvaged(img, damaged image, events []wal.Event) error {
 		}
 	}
 	rest := remainsOf(img, damaged)
-	torn := tornFrom(img, damaged)
+	torn := tornFrom(damaged)
 	for _, seq := range rest.due(events) {
 		if seq >= torn {
 			break // a torn tail is left out, as Open would leave it out
@@ -140,12 +141,15 @@ func salvaged(img, damaged image, events []wal.Event) error {
 	return nil
 }
 
-// tornFrom is the first seq that a torn tail has cost, whatever else is damaged.
-func tornFrom(img, damaged image) uint64 {
-	newest := img.Newest()
-	other := maps.Clone(img)
-	other[newest] = damaged[newest]
-	if v := judge(other); !v.refused() && len(v.Cut) > 0 {
+// tornFrom is the first seq that a torn tail has cost, whatever else is damaged: the newest segment is judged alone, as if
+// all before it had been dropped.
+func tornFrom(img image) uint64 {
+	name := img.Newest()
+	alone, ok := refloored(img[name], strings.TrimLeft(strings.TrimSuffix(name, ".jsonl"), "0"))
+	if !ok {
+		return math.MaxUint64
+	}
+	if v := judge(image{name: alone}); !v.refused() && len(v.Cut) > 0 {
 		return v.Last + 1
 	}
 	return math.MaxUint64
