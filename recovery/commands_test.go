@@ -225,6 +225,7 @@ func TestF26_close_during_commands(t *testing.T) {
 	}
 	require.NoError(t, e.Close())
 	all.Wait()
+	require.Zero(t, e.locks.inUse(), "no job stays locked")
 	e, err = Open(ctx, "jobs", Options{WAL: wal.Options{FS: disk}})
 	require.NoError(t, err)
 	count := 0

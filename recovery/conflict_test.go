@@ -103,7 +103,7 @@ func TestS1_R1_engines_that_share_a_log_agree(t *testing.T) {
 		all.Go(func() {
 			e, r := engines[g%len(engines)], rand.New(rand.NewPCG(7, uint64(g)))
 			for range 300 {
-				c := fact{id: fmt.Sprint("job-", r.IntN(40)), kind: kinds[r.IntN(len(kinds))]}.command()
+				c := commandOf(kinds[r.IntN(len(kinds))], fmt.Sprint("job-", r.IntN(40)))
 				jobs, err := e.Do(ctx, c)
 				for errors.Is(err, ErrConflict) {
 					lost.Add(1)

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -236,4 +237,49 @@ func TestR4_salvaged_log_parks_the_job_with_the_hole(t *testing.T) {
 	seqs, errs := walked(e, "b")
 	require.Len(t, errs, 1)
 	require.Equal(t, []uint64{6, 8}, seqs)
+}
+
+// read returns the segments of a directory by name.
+func read(t require.TestingT, disk wal.FS, dir string) map[string][]byte {
+	files := make(map[string][]byte)
+	list, err := disk.ReadDir(dir)
+	require.NoError(t, err)
+	for _, entry := range list {
+		if !strings.HasSuffix(entry.Name(), ".jsonl") {
+			continue
+		}
+		f, err := disk.OpenFile(path.Join(dir, entry.Name()), os.O_RDONLY, 0)
+		require.NoError(t, err)
+		size, err := f.Size()
+		require.NoError(t, err)
+		content := make([]byte, size)
+		_, err = f.ReadAt(content, 0)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		files[entry.Name()] = content
+	}
+	return files
+}
+
+// put makes a disk with these segments on it.
+func put(t require.TestingT, dir string, files map[string][]byte) *crashfs.FS {
+	disk := crashfs.New()
+	require.NoError(t, disk.Mkdir(dir, 0o755))
+	for name, content := range files {
+		f, err := disk.OpenFile(path.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o644)
+		require.NoError(t, err)
+		_, err = f.WriteAt(content, 0)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+	}
+	return disk
+}
+
+// newest is the name of the last segment.
+func newest(files map[string][]byte) string {
+	name := ""
+	for n := range files {
+		name = max(name, n)
+	}
+	return name
 }

@@ -172,7 +172,7 @@ func TestSharedLogConflicts(t *testing.T) {
 	require.NoError(t, engines[1].applier.wait(log.join().LastSeq()))
 	require.Empty(t, engines[1].Interrupted(), "its engine is at work")
 	require.NoError(t, engines[0].Close())
-	require.Equal(t, []string{"left"}, idsOf(engines[1].Interrupted()))
+	require.Equal(t, []string{"left"}, inOrder(engines[1].Interrupted()))
 	require.NoError(t, engines[1].Close())
 }
 

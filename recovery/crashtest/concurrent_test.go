@@ -60,6 +60,7 @@ func (w *eon) life(number int) {
 	case late:
 		crashAt = 20 + w.r.IntN(150)
 	}
+	before := len(w.h.Attempts())
 	disk, e := w.enter(crashAt)
 	if e == nil {
 		w.h.Crash()
@@ -96,6 +97,11 @@ func (w *eon) life(number int) {
 	stop()
 	readers.Wait()
 	_ = e.Close() // the power may be gone
+	if how == byClose {
+		for _, a := range w.h.Attempts()[before:] {
+			require.NotEqual(w.t, OutcomeUnknown, a.Outcome, "Close leaves no doubt: %v", &a)
+		}
+	}
 	w.base = next
 	if how == early || how == late {
 		w.h.Crash()

@@ -204,7 +204,7 @@ func TestDamages_cover_the_catalogue(t *testing.T) {
 
 // F1, F3, F4, F6, F24: an engine's log, its newest segment cut at every byte, and bits turned everywhere: the engine opens
 // to the jobs that the judge counts, or refuses and changes nothing.
-func TestF1_F3_an_engine_cut_and_flipped(t *testing.T) {
+func TestF1_F3_F4_F6_F24_R2_an_engine_cut_and_flipped(t *testing.T) {
 	img := imageOf(t, 24, 3000, "closed")
 	name, whole := img.Newest(), Judge(img)
 	cuts := parallel(t, len(img[name]), thin(1, 11), func(at int) error {

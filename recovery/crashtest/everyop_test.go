@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -16,8 +15,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/jobwal/jobwal/projection"
-	"github.com/jobwal/jobwal/recovery"
 	"github.com/jobwal/jobwal/recovery/crashtest"
 	"github.com/jobwal/jobwal/wal"
 	"github.com/jobwal/jobwal/wal/crashfs"
@@ -341,68 +338,4 @@ func TestF14_CrashEveryOp_every_state(t *testing.T) {
 	every(t, crashtest.Crashes[notes]{States: 200, Workload: func(disk wal.FS, n *notes) error {
 		return n.session(disk, n.groups(2, 150, 2))
 	}})
-}
-
-// jobs is the ledger of an engine's caller: what it knows to have happened, and what may have.
-type jobs struct{ sure, maybe crashtest.Reference }
-
-func (j *jobs) do(e *recovery.Engine, steps ...crashtest.Step) error {
-	j.maybe.Append(1, steps...)
-	_, err := e.Do(ctx, crashtest.Commands(steps...)...)
-	if err == nil {
-		j.sure.Append(1, steps...)
-	}
-	return err
-}
-
-func (j *jobs) check(disk wal.FS) error {
-	e, err := recovery.Open(ctx, "log", recovery.Options{WAL: wal.Options{FS: disk}})
-	if err != nil {
-		return err
-	}
-	defer e.Close()
-	found, interrupted := make(map[string]string), []string(nil)
-	for job := range e.Jobs(projection.Query{}) {
-		found[job.ID] = string(job.State)
-	}
-	for _, job := range e.Interrupted() {
-		interrupted = append(interrupted, job.ID)
-	}
-	for _, ref := range []*crashtest.Reference{&j.sure, &j.maybe} {
-		states := make(map[string]string)
-		for _, id := range ref.Jobs() {
-			states[id] = ref.State(id)
-		}
-		if maps.Equal(found, states) && slices.Equal(interrupted, ref.Interrupted(e.Report().WAL.Epoch+1)) {
-			return nil
-		}
-	}
-	return fmt.Errorf("found %v, interrupted %v", found, interrupted)
-}
-
-func TestF14_CrashEveryOp_engine(t *testing.T) {
-	t.Parallel()
-	step := func(on wal.EventType, id string) crashtest.Step { return crashtest.Step{Type: on, JobID: id} }
-	synctest.Test(t, func(t *testing.T) {
-		crashtest.Crashes[jobs]{
-			Workload: func(disk wal.FS, j *jobs) error {
-				e, err := recovery.Open(ctx, "log", recovery.Options{WAL: wal.Options{FS: disk, SegmentBytes: wal.MinSegmentBytes}})
-				if err != nil {
-					return err
-				}
-				for _, group := range [][]crashtest.Step{
-					{step(wal.JobSubmitted, "a"), step(wal.JobValidated, "a"), step(wal.JobStarted, "a")},
-					{step(wal.JobSubmitted, "b")},
-					{step(wal.JobCompleted, "a"), step(wal.JobValidated, "b")},
-				} {
-					if err := j.do(e, group...); err != nil {
-						return errors.Join(err, e.Close())
-					}
-				}
-				return e.Close()
-			},
-			Check:  func(disk wal.FS, j *jobs) error { return j.check(disk) },
-			Budget: budget(),
-		}.Run(t)
-	})
 }

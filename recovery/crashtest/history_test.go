@@ -420,11 +420,11 @@ func TestHistoryConcurrent(t *testing.T) {
 
 const historyChild = "CRASHTEST_HISTORY_CHILD"
 
-// TestHistoryChild is the process that TestHistoryOfKilledProcesses kills; by itself it does nothing.
+// TestHistoryChild is the process that TestF14_SIGKILL_many_callers_and_what_they_knew kills; by itself it does nothing.
 func TestHistoryChild(t *testing.T) {
 	dir := os.Getenv(historyChild)
 	if dir == "" {
-		t.Skip("only as a child of TestHistoryOfKilledProcesses")
+		t.Skip("only as a child of TestF14_SIGKILL_many_callers_and_what_they_knew")
 	}
 	file, err := os.OpenFile(filepath.Join(dir, "history.jsonl"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	require.NoError(t, err)
@@ -455,52 +455,34 @@ func TestHistoryChild(t *testing.T) {
 	_, _ = io.Copy(io.Discard, os.Stdin) // until it is killed, or its parent is
 }
 
-// Real processes, one after the other, are killed at any instant, and leave one file that tells all: the log that the
-// last one left is held against it.
-func TestHistoryOfKilledProcesses(t *testing.T) {
-	self, err := os.Executable()
-	require.NoError(t, err)
-	dir := t.TempDir()
-	read := func() *History {
+// F14: real processes, one after the other, are killed at any instant, and leave one file that tells all: each time, the
+// engine that opens what they left is held against it.
+func TestF14_SIGKILL_many_callers_and_what_they_knew(t *testing.T) {
+	dir, torn := filepath.Join(t.TempDir(), "deeper"), 0
+	jobs := filepath.Join(dir, "jobs")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	var h *History
+	for round := range 8 {
+		killHistoryChild(t, dir, 50+60*round)
 		file, err := os.Open(filepath.Join(dir, "history.jsonl"))
-		if errors.Is(err, os.ErrNotExist) {
-			return new(History)
-		}
 		require.NoError(t, err)
-		defer file.Close()
-		h, err := ReadHistory(file)
+		h, err = ReadHistory(file)
+		require.NoError(t, errors.Join(err, file.Close()))
+		found, err := wal.Verify(jobs)
 		require.NoError(t, err)
-		return h
+		torn += len(found.Torn)
+		require.NoError(t, Recover(nil, jobs, h, recovery.Options{}), "kill %d", round+1)
 	}
-	for round := range 3 {
-		cmd := exec.Command(self, "-test.run=^TestHistoryChild$")
-		cmd.Env = append(os.Environ(), historyChild+"="+dir)
-		in, err := cmd.StdinPipe()
-		require.NoError(t, err)
-		out, err := cmd.StdoutPipe()
-		require.NoError(t, err)
-		require.NoError(t, cmd.Start())
-		lines := bufio.NewScanner(out)
-		for range 100 + 150*round {
-			require.True(t, lines.Scan(), "the child died by itself")
-		}
-		require.NoError(t, cmd.Process.Kill())
-		_, _ = io.Copy(io.Discard, out)
-		require.Error(t, cmd.Wait(), "killed")
-		_ = in.Close() // it was held open for the child, which is gone
-	}
-	h := read()
-	require.NoError(t, Recover(nil, filepath.Join(dir, "jobs"), h, recovery.Options{}))
 	outcomes := make(map[Outcome]int)
 	for _, a := range h.Attempts() {
 		outcomes[a.judged()]++
 	}
 	require.Positive(t, outcomes[OutcomeOK])
 	require.Positive(t, outcomes[OutcomeFailed])
-	t.Logf("%v, %d torn lines", outcomes, h.Torn())
+	t.Logf("commands %v, %d torn lines of the history, %d torn tails of the log", outcomes, h.Torn(), torn)
 
 	// And it has teeth: the same log without its last acknowledged event.
-	e, err := recovery.Open(t.Context(), filepath.Join(dir, "jobs"), recovery.Options{})
+	e, err := recovery.Open(t.Context(), jobs, recovery.Options{})
 	require.NoError(t, err)
 	defer e.Close()
 	var log []wal.Event
@@ -510,4 +492,26 @@ func TestHistoryOfKilledProcesses(t *testing.T) {
 	}
 	placed := h.testify(nil).placed
 	require.Equal(t, RuleAcknowledged, judge(t, h, log[:placed[len(placed)-1].First-1]))
+}
+
+// killHistoryChild lets a child work until it has said so many lines.
+func killHistoryChild(t *testing.T, dir string, after int) {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(self, "-test.run=^TestHistoryChild$")
+	cmd.Env = append(os.Environ(), historyChild+"="+dir)
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	lines := bufio.NewScanner(out)
+	for range after {
+		require.True(t, lines.Scan(), "the child died by itself")
+	}
+	require.NoError(t, cmd.Process.Kill())
+	_, _ = io.Copy(io.Discard, out)
+	require.Error(t, cmd.Wait(), "killed")
+	_ = in.Close() // it was held open for the child, which is gone
 }

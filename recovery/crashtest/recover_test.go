@@ -84,23 +84,24 @@ func TestR2_R3_F14_recover_after_a_crash_at_every_operation(t *testing.T) {
 	}
 }
 
-// What the two are made for: a History is the ledger of CrashEveryOp, and Recover its check, crashed itself in its turn.
-func TestCrashEveryOpOfAHistory(t *testing.T) {
-	if raceEnabled {
-		t.Skip("it has one goroutine, and TestCrashEveryOp runs with the race detector")
-	}
-	CrashEveryOp(t, func(disk wal.FS, h *History) error {
-		e, err := recovery.Open(context.Background(), "jobs", recovery.Options{WAL: wal.Options{FS: disk}})
-		if err != nil {
-			return err
-		}
-		h.Opened(e.Report().WAL.Epoch, e.Report().WAL.LastSeq)
-		_, err = h.Do(context.Background(), e, submit("a"), validate("a"))
-		if err == nil {
-			_, err = h.Do(context.Background(), e, start("a"))
-		}
-		return errors.Join(err, e.Close())
-	}, func(disk wal.FS, h *History) error { return Recover(disk, "jobs", h, recovery.Options{}) })
+// R2, R3, F14: what the two are made for: a History is the ledger of crashes, and Recover their check, crashed itself at
+// each operation in its turn.
+func TestF14_R2_R3_CrashEveryOp_engine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		Crashes[History]{Budget: thin(2000, 120), Workload: func(disk wal.FS, h *History) error {
+			e, err := recovery.Open(context.Background(), "jobs", recovery.Options{WAL: wal.Options{FS: disk, SegmentBytes: wal.MinSegmentBytes}})
+			if err != nil {
+				return err
+			}
+			h.Opened(e.Report().WAL.Epoch, e.Report().WAL.LastSeq)
+			for _, group := range [][]Step{{submit("a"), validate("a"), start("a")}, {submit("b")}, {fail("a"), validate("b")}} {
+				if _, err := h.Do(context.Background(), e, group...); err != nil {
+					return errors.Join(err, e.Close())
+				}
+			}
+			return e.Close()
+		}, Check: func(disk wal.FS, h *History) error { return Recover(disk, "jobs", h, recovery.Options{}) }}.Run(t)
+	})
 }
 
 // The engine is held against the events field by field: whatever of them is not what it folded is noticed.
