@@ -26,11 +26,12 @@ type explorer[L any] struct {
 	budget int          // the runs of Check that remain
 	share  int          // those of them that the crash at hand may take
 	found  *failure     // the shortest so far
+	again  string       // how a reproducer is run again, for people
 }
 
-func (c Crashes[L]) explorer(t rapid.TB) *explorer[L] {
+func (c Crashes[L]) explorer(t rapid.TB, again string) *explorer[L] {
 	t.Helper()
-	x := &explorer[L]{Crashes: c, t: t, budget: c.Budget}
+	x := &explorer[L]{Crashes: c, t: t, budget: c.Budget, again: again}
 	switch {
 	case c.Workload == nil || c.Check == nil:
 		t.Fatalf("crashtest: Workload or Check is missing")

@@ -24,14 +24,29 @@ import (
 // []string of what was acknowledged. Each run of the workload gets a new one, its zero value.
 //
 // It logs its [Coverage]. When something fails, it fails the test with the shortest reproducer that it found, for
-// [Crashes.Replay].
+// [Replay].
 func CrashEveryOp[L any](t *testing.T, workload, check func(disk wal.FS, ledger *L) error) (c Coverage) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		c = Crashes[L]{Workload: workload, Check: check}.Run(t)
+		c = Crashes[L]{Workload: workload, Check: check}.run(t, againEveryOp)
 	})
 	return c
 }
+
+// Replay runs again what the message of a failed [CrashEveryOp] gave as its reproducer, and nothing else, as
+// [Crashes.Replay] does: in the test that failed, put it in CrashEveryOp's place, with the same two functions.
+func Replay[L any](t *testing.T, reproducer string, workload, check func(disk wal.FS, ledger *L) error) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		Crashes[L]{Workload: workload, Check: check}.replay(t, reproducer, againEveryOp)
+	})
+}
+
+// How a reproducer is run again, for people.
+const (
+	againEveryOp = "crashtest.Replay(t, %q, …) with the two functions of CrashEveryOp, in its place"
+	againCrashes = "Replay(t, %q) of a crashtest.Crashes with the same settings"
+)
 
 // DefaultBudget is how often Check may run when [Crashes] does not say.
 const DefaultBudget = 10_000
@@ -82,7 +97,12 @@ type Crashes[L any] struct {
 // from it.
 func (c Crashes[L]) Run(t rapid.TB) Coverage {
 	t.Helper()
-	x := c.explorer(t)
+	return c.run(t, againCrashes)
+}
+
+func (c Crashes[L]) run(t rapid.TB, again string) Coverage {
+	t.Helper()
+	x := c.explorer(t, again)
 	points := len(x.ops) + 1 // the last one is after all of them
 	for n := 1; n <= points; n++ {
 		x.share = max(1, x.budget/(points+1-n))
@@ -98,9 +118,9 @@ func (c Crashes[L]) Run(t rapid.TB) Coverage {
 	return x.cover
 }
 
-// Replay runs again what the message of a failed Run, or of CrashEveryOp, gave as its reproducer, under the same
-// settings: the workload as far as its crash, Check on what that left, and where the text says so a crash of Check and
-// another one. It fails as Run did, or logs that nothing is wrong.
+// Replay runs again what the message of a failed Run gave as its reproducer, under the same settings, and in a synctest
+// bubble if Run was in one: the workload as far as its crash, Check on what that left, and where the text says so a
+// crash of Check and another one. It fails as Run did, or logs that nothing is wrong.
 //
 //	crash 17                                      the workload itself fails
 //	crash 17; sectors 3                           Check fails after this crash and policy
@@ -108,11 +128,16 @@ func (c Crashes[L]) Run(t rapid.TB) Coverage {
 //	crash 17; everything; crash 4; cut a.jsonl 7  Check fails after that
 func (c Crashes[L]) Replay(t rapid.TB, reproducer string) {
 	t.Helper()
+	c.replay(t, reproducer, againCrashes)
+}
+
+func (c Crashes[L]) replay(t rapid.TB, reproducer, again string) {
+	t.Helper()
 	how, err := parseReproducer(reproducer)
 	if err != nil {
 		t.Fatalf("crashtest: %v", err)
 	}
-	if f := c.explorer(t).follow(how); f.err != nil {
+	if f := c.explorer(t, again).follow(how); f.err != nil {
 		t.Fatalf("%v", f)
 	}
 	t.Logf("crashtest: %v: nothing is wrong", how)

@@ -76,7 +76,7 @@ func parseReproducer(text string) (how reproducer, err error) {
 			}
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reproducer %q: %w", text, err)
+			return nil, fmt.Errorf("reproducer %q: %w; it looks like \"crash 17; synced\"", text, err)
 		}
 	}
 	if len(how) > 2 {
@@ -110,7 +110,7 @@ func parseChoice(word string) (c choice, err error) {
 // follow does what a reproducer says, and nothing else. It returns what it saw; without an error, nothing was wrong.
 func (x *explorer[L]) follow(how reproducer) *failure {
 	x.t.Helper()
-	f := &failure{how: how}
+	f := &failure{how: how, again: x.again}
 	if last := len(x.ops) + 1; how[0].at > last {
 		x.t.Fatalf("crashtest: %q: the workload makes %d operations", how, len(x.ops))
 	}
@@ -159,14 +159,15 @@ type failure struct {
 	how    reproducer
 	err    error
 	scenes strings.Builder
+	again  string
 }
 
 func (f *failure) see(format string, args ...any) { fmt.Fprintf(&f.scenes, format, args...) }
 
 func (f *failure) String() string {
 	return fmt.Sprintf("crashtest: %v: %v\n%s"+
-		"To run this again, alone: Replay(t, %q) of a crashtest.Crashes with the same settings.",
-		f.how, f.err, &f.scenes, f.how)
+		"To run this again, alone: %s.",
+		f.how, f.err, &f.scenes, fmt.Sprintf(f.again, f.how.String()))
 }
 
 // listing shows the operations around one, by their numbers; 0 for the last ones.
