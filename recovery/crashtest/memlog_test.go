@@ -44,19 +44,19 @@ func ExampleMemLog() {
 	// job a failed: its host died
 }
 
-// A log of one's own is tested like this.
+// A log around another one is tested like this, power cuts included. It leaves conflicts to its only writer.
 func ExampleTestLog() {
+	type counting struct{ recovery.Log } // with methods of its own
+	open := func(disk wal.FS) (recovery.Log, error) {
+		log, err := wal.Open("jobs", wal.Options{FS: disk, SegmentBytes: 4 << 10})
+		if err != nil {
+			return nil, err
+		}
+		return counting{recovery.OnDisk(log)}, nil
+	}
+	// In a _test.go file:
 	_ = func(t *testing.T) {
-		crashtest.TestLog(t, func(t *testing.T) crashtest.Opener {
-			dir := t.TempDir()
-			return crashtest.OpenerFunc(func(context.Context) (recovery.Log, error) {
-				log, err := wal.Open(dir, wal.Options{})
-				if err != nil {
-					return nil, err
-				}
-				return recovery.OnDisk(log), nil
-			})
-		}, crashtest.NoConflicts)
+		crashtest.TestLog(t, func(*testing.T) crashtest.Opener { return crashtest.DiskOpener(open) }, crashtest.NoConflicts)
 	}
 	// Output:
 }

@@ -13,13 +13,14 @@ import (
 
 	"github.com/jobwal/jobwal/recovery"
 	"github.com/jobwal/jobwal/wal"
+	"github.com/jobwal/jobwal/wal/crashfs"
 )
 
 // An Opener opens one and the same log, again and again.
 //
 // What it may have besides, and [TestLog] then uses:
 //
-//	Crash()              loses what is not on stable storage, and ends every opening, as a power cut does
+//	Crash()              loses what is not on stable storage, and ends every opening, as a power cut does; see [DiskOpener]
 //	MaxEventBytes() int  the largest event that the log takes, in bytes; default wal.MaxLineBytes
 type Opener interface {
 	Open(ctx context.Context) (recovery.Log, error)
@@ -30,6 +31,30 @@ type OpenerFunc func(ctx context.Context) (recovery.Log, error)
 
 // Open calls f.
 func (f OpenerFunc) Open(ctx context.Context) (recovery.Log, error) { return f(ctx) }
+
+// DiskOpener makes an Opener with a Crash out of a function that opens a log on a disk: the disk is a crashfs.FS that is
+// empty at first, and a crash leaves what was synced and nothing else. It is of use for a log that keeps its files on a
+// [wal.FS]. For what else a power cut may leave, see [CrashEveryOp].
+func DiskOpener(open func(disk wal.FS) (recovery.Log, error)) Opener {
+	d := &diskOpener{open: open, disk: crashfs.New()}
+	d.faulty = crashfs.Inject(d.disk, nil)
+	return d
+}
+
+type diskOpener struct {
+	open   func(disk wal.FS) (recovery.Log, error)
+	disk   *crashfs.FS
+	faulty *crashfs.Faulty
+}
+
+func (d *diskOpener) Open(context.Context) (recovery.Log, error) { return d.open(d.faulty) }
+
+// Crash stops the disk before it looks what is on it: nothing is shown any more that is not.
+func (d *diskOpener) Crash() {
+	d.faulty.Stop()
+	d.disk = d.disk.Crash(crashfs.SyncedOnly)
+	d.faulty = crashfs.Inject(d.disk, nil)
+}
 
 // TestLog tests whether a log is one that an engine can work with: all that [recovery.Log] promises, and what
 // [wal.Log.Append] says of the events that are refused. open is called once for each part, with that part's own t, and
@@ -91,6 +116,14 @@ func (t *trial) end() {
 	}
 	for _, f := range t.followers {
 		t.wait("the end of Follow, when the log is closed", f.done)
+	}
+}
+
+// hint says, where the part has failed by now, what the reason may be. It is deferred.
+func (t *trial) hint(text string) {
+	t.Helper()
+	if t.Failed() {
+		t.Log(text)
 	}
 }
 

@@ -253,6 +253,7 @@ func testConflicts(t *trial) {
 	t.refused(log, "a Prev that the log has not reached", unreached, next(log.LastSeq()+1000))
 	if !t.may(NoConflicts) {
 		conflict := []error{recovery.ErrConflict}
+		defer t.hint("a log that leaves this check to its only writer, as recovery.OnDisk does, is tested with crashtest.NoConflicts")
 		for what, prev := range map[string]uint64{
 			"the first event of a job that has some": 0, "a Prev before the newest": first + 1,
 			"a Prev of another job": other,

@@ -1,20 +1,16 @@
 package crashtest
 
 import (
-	"context"
 	"testing"
 
 	"github.com/jobwal/jobwal/recovery"
 	"github.com/jobwal/jobwal/wal"
 )
 
-// onSimple opens a SimpleLog on the disk of diskOpener.
-type onSimple struct{ *diskOpener }
-
-func (d onSimple) Open(context.Context) (recovery.Log, error) { return OpenSimple(d.faulty, "jobs") }
-
 func TestTestLogOnSimpleLog(t *testing.T) {
 	TestLog(t, func(*testing.T) Opener {
-		return onSimple{newOnDisk(wal.Options{MaxEventBytes: wal.DefaultMaxEventBytes})}
+		return limited{DiskOpener(func(disk wal.FS) (recovery.Log, error) {
+			return OpenSimple(disk, "jobs")
+		}).(*diskOpener), wal.DefaultMaxEventBytes}
 	})
 }

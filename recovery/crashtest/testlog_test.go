@@ -7,24 +7,22 @@ import (
 
 	"github.com/jobwal/jobwal/recovery"
 	"github.com/jobwal/jobwal/wal"
-	"github.com/jobwal/jobwal/wal/crashfs"
 )
 
-// diskOpener opens a log in a directory of a disk that can lose power.
-type diskOpener struct {
-	opts   wal.Options
-	disk   *crashfs.FS
-	faulty *crashfs.Faulty
+// limited is a log in a directory of a disk that can lose power, and how large its events may be.
+type limited struct {
+	*diskOpener
+	max int
 }
 
-func newOnDisk(opts wal.Options) *diskOpener {
-	disk := crashfs.New()
-	return &diskOpener{opts, disk, crashfs.Inject(disk, nil)}
-}
+func (d limited) MaxEventBytes() int { return d.max }
 
-func (d *diskOpener) Open(context.Context) (recovery.Log, error) {
-	d.opts.FS = d.faulty
-	return openDisk("jobs", d.opts)
+func newOnDisk(opts wal.Options) limited {
+	open := func(disk wal.FS) (recovery.Log, error) {
+		opts.FS = disk
+		return openDisk("jobs", opts)
+	}
+	return limited{DiskOpener(open).(*diskOpener), opts.MaxEventBytes}
 }
 
 func openDisk(dir string, opts wal.Options) (recovery.Log, error) {
@@ -33,15 +31,6 @@ func openDisk(dir string, opts wal.Options) (recovery.Log, error) {
 		return nil, err
 	}
 	return recovery.OnDisk(log), nil
-}
-
-func (d *diskOpener) MaxEventBytes() int { return d.opts.MaxEventBytes }
-
-// Crash stops the disk before it looks what is on it: nothing is shown any more that is not.
-func (d *diskOpener) Crash() {
-	d.faulty.Stop()
-	d.disk = d.disk.Crash(crashfs.SyncedOnly)
-	d.faulty = crashfs.Inject(d.disk, nil)
 }
 
 func TestTestLogOnCrashfs(t *testing.T) {
