@@ -66,7 +66,7 @@ type Program struct {
 
 // A Certificate says what a program went through.
 type Certificate struct {
-	Inside     bool // KillFS was there: kills are exact
+	Inside     bool // subject.KillFS was there: kills are exact
 	Operations int  // of the undisturbed life: on files that change, and lines of the ledger
 	Events     int  // that its log had at the end
 	Jobs       int
@@ -142,9 +142,11 @@ func (u *Uncertified) Error() string {
 // each life the log must pass wal.Verify and open, and what it holds is judged by the rules RuleExit to RuleUnfinished.
 //
 // SIGKILL alone proves little: the system keeps what was written, so a program that never syncs loses nothing here. That
-// the log survives a power cut is what [CrashEveryOp] is for. What Certify adds is that KillFS knows what was synced when
-// the program acted (RuleUnsynced). It cannot see an effect that the program does not put on its ledger, nor one done by
-// a process that outlives it.
+// the log survives a power cut is what [CrashEveryOp] is for. What Certify adds is that subject.KillFS knows what was
+// synced when the program acted (RuleUnsynced). It cannot see an effect that the program does not put on its ledger, nor
+// one done by a process that outlives it.
+//
+// It logs the [Certificate]. The program may be the test's own binary: see the example.
 func Certify(t rapid.TB, p Program) Certificate {
 	t.Helper()
 	c, err := p.Certify(context.Background())

@@ -12,7 +12,7 @@ import (
 	"sync"
 
 	"github.com/jobwal/jobwal/recovery"
-	"github.com/jobwal/jobwal/recovery/crashtest"
+	"github.com/jobwal/jobwal/recovery/crashtest/subject"
 	"github.com/jobwal/jobwal/statemachine"
 	"github.com/jobwal/jobwal/wal"
 )
@@ -50,19 +50,19 @@ type seller struct {
 	behaviour string
 	dir       string
 	engine    *recovery.Engine
-	ledger    *crashtest.Ledger
+	ledger    *subject.Ledger
 }
 
 func shop(behaviour, dir string) (err error) {
 	ctx := context.Background()
 	s := &seller{behaviour: behaviour, dir: dir}
-	if s.ledger, err = crashtest.OpenLedger(""); err != nil {
+	if s.ledger, err = subject.OpenLedger(""); err != nil {
 		return err
 	}
 	if err := s.sabotage(); err != nil {
 		return err
 	}
-	opts := recovery.Options{WAL: wal.Options{FS: crashtest.KillFS(wal.OS)}}
+	opts := recovery.Options{WAL: wal.Options{FS: subject.KillFS(wal.OS)}}
 	switch behaviour {
 	case "outside", "outside, again", "stops at the gift":
 		opts.WAL.FS = wal.OS
@@ -260,8 +260,8 @@ func (s *seller) finish(ctx context.Context, o order, interrupted bool) error {
 	return s.do(ctx, wal.JobCompleted, recovery.Complete(o.id, nil))
 }
 
-func effect(o order) crashtest.Effect {
-	return crashtest.Effect{Job: o.id, Capability: o.capability, Irreversible: o.capability == "charge"}
+func effect(o order) subject.Effect {
+	return subject.Effect{Job: o.id, Capability: o.capability, Irreversible: o.capability == "charge"}
 }
 
 func (s *seller) label(o order) string { return filepath.Join(s.dir, o.id+".label") }

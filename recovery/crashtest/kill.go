@@ -9,7 +9,7 @@ import (
 
 // A Kill is a moment to kill a program at. One of the fields is set; After goes with Op.
 type Kill struct {
-	Op    int  // at this operation on its files or its ledger, from 1; needs [KillFS]
+	Op    int  // at this operation on its files or its ledger, from 1; needs [subject.KillFS]
 	After bool // when the operation is done, and not when it begins
 
 	Events int           // when its log has this many events, from outside

@@ -15,7 +15,7 @@ import (
 func ledgerOf(lines ...any) (entries []subject.Entry) {
 	for i := 0; i < len(lines); i += 2 {
 		entries = append(entries, subject.Entry{Mark: lines[i+1].(subject.Mark), Life: lines[i].(int),
-			Effect: Effect{Job: "a", Capability: "pay", Irreversible: true}})
+			Effect: subject.Effect{Job: "a", Capability: "pay", Irreversible: true}})
 	}
 	return entries
 }
@@ -86,8 +86,8 @@ func TestAccountOfOtherThings(t *testing.T) {
 	a.atEnd([]statemachine.Job{{ID: "a", State: statemachine.Started, Parked: "a hole in its history"}})
 	require.Empty(t, a.breaches)
 
-	two := []subject.Entry{{Mark: subject.Began, Life: 1, Effect: Effect{Job: "a", Key: "order 7"}},
-		{Mark: subject.Began, Life: 2, Effect: Effect{Job: "b", Key: "order 7"}}}
+	two := []subject.Entry{{Mark: subject.Began, Life: 1, Effect: subject.Effect{Job: "a", Key: "order 7"}},
+		{Mark: subject.Began, Life: 2, Effect: subject.Effect{Job: "b", Key: "order 7"}}}
 	log := append(jobLog(1, wal.JobStarted), wal.Event{Seq: 2, Type: wal.JobStarted, JobID: "b"})
 	a.after(2, two, log)
 	require.Empty(t, a.breaches)

@@ -56,7 +56,7 @@ func (tr *programTrial) live(ctx context.Context, n int, kill Kill) (l programLi
 	}
 	started := time.Now()
 	if err := cmd.Start(); err != nil {
-		return l, err
+		return l, fmt.Errorf("crashtest: the program does not start: %w; see Program.Command", err)
 	}
 	sent, hung, ended := tr.watch(ctx, cmd, kill)
 	l.took, l.hung = time.Since(started), hung
