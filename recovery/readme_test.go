@@ -17,13 +17,22 @@ import (
 // readmeBlock returns the fenced block of the given language, of which there must be one.
 func readmeBlock(t *testing.T, language string) string {
 	t.Helper()
+	blocks := readmeBlocks(t, language)
+	require.Len(t, blocks, 1, "README.md must have one %s block", language)
+	return blocks[0]
+}
+
+// readmeBlocks returns all of a language, in order.
+func readmeBlocks(t *testing.T, language string) (blocks []string) {
+	t.Helper()
 	text, err := os.ReadFile("../README.md")
 	require.NoError(t, err)
-	parts := strings.Split(string(text), "```"+language+"\n")
-	require.Len(t, parts, 2, "README.md must have one %s block", language)
-	block, _, found := strings.Cut(parts[1], "```")
-	require.True(t, found)
-	return block
+	for _, part := range strings.Split(string(text), "```"+language+"\n")[1:] {
+		block, _, found := strings.Cut(part, "```")
+		require.True(t, found)
+		blocks = append(blocks, block)
+	}
+	return blocks
 }
 
 func TestREADMEShowsTheLifecycle(t *testing.T) {
@@ -32,10 +41,15 @@ func TestREADMEShowsTheLifecycle(t *testing.T) {
 	require.Equal(t, strings.TrimSpace(diagram), strings.TrimSpace(readmeBlock(t, "mermaid")))
 }
 
+// The programs that it shows are there to be run: the quickstart, and the test that proves it.
 func TestREADMEShowsQuickstart(t *testing.T) {
-	program, err := os.ReadFile("../examples/quickstart/main.go")
-	require.NoError(t, err)
-	require.Equal(t, string(program), readmeBlock(t, "go"))
+	var programs []string
+	for _, file := range []string{"main.go", "crash_test.go"} {
+		program, err := os.ReadFile("../examples/quickstart/" + file)
+		require.NoError(t, err)
+		programs = append(programs, string(program))
+	}
+	require.Equal(t, programs, readmeBlocks(t, "go"))
 }
 
 func TestREADMEShowsASegment(t *testing.T) {

@@ -27,7 +27,7 @@ import (
 // [Replay].
 func CrashEveryOp[L any](t *testing.T, workload, check func(disk wal.FS, ledger *L) error) (c Coverage) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c = Crashes[L]{Workload: workload, Check: check}.run(t, againEveryOp)
 	})
 	return c
@@ -37,9 +37,17 @@ func CrashEveryOp[L any](t *testing.T, workload, check func(disk wal.FS, ledger 
 // [Crashes.Replay] does: in the test that failed, put it in CrashEveryOp's place, with the same two functions.
 func Replay[L any](t *testing.T, reproducer string, workload, check func(disk wal.FS, ledger *L) error) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		Crashes[L]{Workload: workload, Check: check}.replay(t, reproducer, againEveryOp)
 	})
+}
+
+// bubble is synctest.Test, where what runs inside may use the context of the test outside: the test's end closes that
+// context's channel, which is made here, since one that is made inside must not be closed outside.
+func bubble(t *testing.T, do func(t *testing.T)) {
+	t.Helper()
+	_ = t.Context().Done()
+	synctest.Test(t, do)
 }
 
 // How a reproducer is run again, for people.
