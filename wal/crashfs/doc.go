@@ -5,6 +5,10 @@
 // cut may leave, chosen by a [Policy]; [FS.CrashStates] lists all of them where they are few. [Inject] wraps an FS, or
 // the real file system, and makes operations fail as a [Schedule] says. Both log the operations that change the disk.
 //
+// To prove a whole program crash-safe, begin with CrashEveryOp of package
+// [github.com/jobwal/jobwal/recovery/crashtest], which does the loop over crashes and shortens what it finds. This
+// package by itself is for one crash, one fault, or one state:
+//
 //	disk := crashfs.New()
 //	faulty := crashfs.Inject(disk, crashfs.MustSchedule("write *.jsonl #3 short 17 ENOSPC; crash 40"))
 //	workload(faulty)

@@ -55,6 +55,27 @@ func Inject(base wal.FS, schedule Schedule) *Faulty {
 // Schedule returns the schedule that was injected.
 func (x *Faulty) Schedule() Schedule { return slices.Clone(x.schedule) }
 
+// Unmet returns the faults of the schedule that no operation has met so far: after a test that was to meet them, their
+// pattern or their number is wrong. Of OpDisk, which is no operation, it says nothing.
+func (x *Faulty) Unmet() (unmet Schedule) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for i, f := range x.schedule {
+		switch f.Op {
+		case OpDisk:
+		case OpCrash:
+			if !x.crashed {
+				unmet = append(unmet, f)
+			}
+		default:
+			if x.seen[i] < max(f.Nth, 1) {
+				unmet = append(unmet, f)
+			}
+		}
+	}
+	return unmet
+}
+
 // Ops returns the operations so far that change the disk or put a change on stable storage, those that failed too.
 func (x *Faulty) Ops() []Op { return x.record.list() }
 

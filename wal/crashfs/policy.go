@@ -99,7 +99,7 @@ func ParsePolicy(s string) (Policy, error) {
 		}
 		return p, nil
 	}
-	return Policy{}, fmt.Errorf("crashfs: no policy: %q", s)
+	return Policy{}, fmt.Errorf("crashfs: no policy: %q; they look like \"synced\", \"seed 17\" or \"cut a.jsonl 120\"", s)
 }
 
 // dice answers what a crash leaves open. The order of the questions is fixed, so the answers make the state.

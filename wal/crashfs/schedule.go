@@ -126,8 +126,8 @@ func parseFault(words []string) (f Fault, err error) {
 	}
 	number := func(word string) int64 {
 		n, e := strconv.ParseInt(word, 10, 64)
-		if err == nil {
-			err = e
+		if e != nil && err == nil {
+			err = fmt.Errorf("a number is wanted where %q stands", word)
 		}
 		return n
 	}
@@ -152,7 +152,7 @@ func parseFault(words []string) (f Fault, err error) {
 	if f.Do == Error || f.Do == Short && len(words) > 0 {
 		word := take()
 		if f.Err = errnos[word]; f.Err == 0 && err == nil {
-			err = fmt.Errorf("no error %q", word)
+			err = fmt.Errorf("no error %q: a name like EIO or ENOSPC is wanted", word)
 		}
 	}
 	if len(words) > 0 && words[0] == "lie" {
@@ -179,13 +179,13 @@ func (f Fault) valid() error {
 		}
 		return nil
 	case !isOp:
-		return fmt.Errorf("no operation %q", f.Op)
+		return fmt.Errorf("no operation %q; there are %q, any, disk and crash", f.Op, slices.Concat(changing, asking))
 	case f.Path == "" || badPattern != nil || strings.ContainsAny(f.Path, "; \t\r\n"):
 		return fmt.Errorf("bad pattern %q", f.Path)
 	case f.Nth < 0 || f.Nth == 0 && f.Onward || f.N < 0:
 		return fmt.Errorf("negative number, or none")
 	case !slices.Contains([]Action{Error, Short, Flip, Freeze}, f.Do):
-		return fmt.Errorf("no action %q", f.Do)
+		return fmt.Errorf("no action %q; there are error, short, flip and freeze, behind a pattern: sync *.jsonl #3 error EIO", f.Do)
 	case f.Do == Short && f.Op != OpWrite, f.Do == Flip && f.Op != OpRead:
 		return fmt.Errorf("%s does not fit %s", f.Do, f.Op)
 	case f.Lie && (f.Do != Error || f.Op != OpSync && f.Op != OpSyncDir):

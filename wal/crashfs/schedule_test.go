@@ -1,6 +1,7 @@
 package crashfs_test
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -38,6 +39,19 @@ func TestScheduleText(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, empty)
 	assert.Panics(t, func() { crashfs.MustSchedule("nonsense") })
+}
+
+// A misspelt pattern is a fault that never happens, and a test that proves less than it says.
+func TestUnmet(t *testing.T) {
+	x := crashfs.Inject(crashfs.New(), crashfs.MustSchedule(
+		"create a #1 error EIO; create #1 error EIO; create a #3 error EIO; disk 7; crash 9; create b #2+ freeze"))
+	for range 2 {
+		_, _ = x.OpenFile("a", os.O_RDWR|os.O_CREATE, 0o644)
+	}
+	assert.Equal(t, "create #1 error EIO; create a #3 error EIO; crash 9; create b #2+ freeze", x.Unmet().String())
+	_, _ = x.OpenFile("a", os.O_RDWR|os.O_CREATE, 0o644)
+	x.Stop()
+	assert.Equal(t, "create #1 error EIO; create b #2+ freeze", x.Unmet().String())
 }
 
 func TestSchedulesThatAreNone(t *testing.T) {
