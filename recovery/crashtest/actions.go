@@ -195,6 +195,7 @@ func (a *Actions) illegal(t *rapid.T) { a.Do(t, illegalStep(t, a.ref, a.Step)) }
 // be, or the power went: then there is another engine by now.
 func (a *Actions) Do(t *rapid.T, steps ...Step) []statemachine.Job {
 	t.Helper()
+	a.wantOpen(t)
 	commands, steps := Commands(steps...), asStored(steps)
 	legal, operations := a.ref.Legal(steps...), a.faulty.Count()
 	jobs, err := a.engine.Do(context.Background(), commands...)
@@ -218,6 +219,13 @@ func (a *Actions) Do(t *rapid.T, steps ...Step) []statemachine.Job {
 		a.wroteNothing(t, operations)
 	}
 	return nil
+}
+
+func (a *Actions) wantOpen(t *rapid.T) {
+	t.Helper()
+	if a.engine == nil {
+		t.Fatalf("crashtest: no engine is open: call Actions.Open first, in the same run of the property")
+	}
 }
 
 // asStored is what the log will have of steps: what a command of the type says, payloads without white space, texts with

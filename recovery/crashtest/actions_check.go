@@ -25,6 +25,7 @@ import (
 // engine recovers before. It is the action without a name.
 func (a *Actions) Invariant(t *rapid.T) {
 	t.Helper()
+	a.wantOpen(t)
 	a.holdAlive(t, "between actions", a.all)
 	if a.Check != nil {
 		a.Check(t, a.engine, a.ref)

@@ -115,6 +115,17 @@ func lying(how lyingLog) func(ctx context.Context, dir string, opts recovery.Opt
 	}
 }
 
+// Who forgets Open is told so.
+func TestActionsWantOpen(t *testing.T) {
+	require.NoError(t, flag.Set("rapid.nofailfile", "true"))
+	defer flag.Set("rapid.nofailfile", "false")
+	report, failed := crashtest.Fails(func(t rapid.TB) {
+		rapid.Check(t, func(t *rapid.T) { t.Repeat(new(crashtest.Actions).Map()) })
+	})
+	require.True(t, failed)
+	require.Contains(t, report, "call Actions.Open first")
+}
+
 // Actions have teeth: whatever the engine stands on, if it breaks a promise, they find out; and an engine on a log that
 // keeps them passes by the same way.
 func TestActionsCatch(t *testing.T) {

@@ -70,6 +70,9 @@ func (x *explorer[L]) whole() {
 	if len(w.ops) == 0 {
 		x.t.Fatalf("crashtest: the workload makes no file operations: nothing can crash, and this test proves nothing")
 	}
+	if len(w.unmet) > 0 {
+		x.t.Logf("crashtest: no operation meets these faults of the schedule, so nothing is proved of them: %v", w.unmet)
+	}
 	x.ops, x.cover.Operations = w.ops, len(w.ops)
 	c := x.live(x.Check, copyOf(w.disk), nil, nil, x.clone(w.ledger))
 	if c.err != nil {
@@ -84,7 +87,8 @@ func (x *explorer[L]) whole() {
 type life[L any] struct {
 	disk    *crashfs.FS // what lies below the faults
 	ops     []crashfs.Op
-	looked  bool // something was read or listed, or tried to
+	looked  bool             // something was read or listed, or tried to
+	unmet   crashfs.Schedule // what never happened of the faults
 	ledger  *L
 	crashed bool
 	err     error // what no crash excuses
@@ -99,7 +103,7 @@ func (x *explorer[L]) live(do func(wal.FS, *L) error, disk *crashfs.FS, faults c
 	}
 	fs := crashfs.Inject(disk, faults)
 	err := x.guard(how, func() error { return do(fs, ledger) })
-	l := life[L]{disk: disk, ledger: ledger, crashed: fs.Crashed(), ops: fs.Ops()}
+	l := life[L]{disk: disk, ledger: ledger, crashed: fs.Crashed(), ops: fs.Ops(), unmet: fs.Unmet()}
 	fs.Stop() // goroutines that were left behind must not write any more
 	l.looked = len(l.ops) > 0 || fs.Count(crashfs.OpOpen, crashfs.OpReadDir) > 0
 	if err != nil && (!l.crashed || !errors.Is(err, crashfs.ErrCrashed) || errors.Is(err, wal.ErrCorrupt)) {

@@ -1,6 +1,10 @@
 package crashtest
 
 import (
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -14,14 +18,16 @@ import (
 // once for each of its file operations with the power going just before that operation, and gives check the disks that
 // this may leave; then it does the same to check itself, which is the recovery. It is [Crashes] with nothing but the
 // two functions, in a synctest bubble of its own, so that timers (those of the log among them) fire at the same point of
-// every run. t must not be in a bubble already; t.Run and t.Parallel are not to be called in either function.
+// every run. t must not be in a bubble already; t.Run and t.Parallel are not to be called in either function. They may use
+// t.Context(), but what waits for it to be done keeps the bubble's clock standing.
 //
 // A crash at each operation of a small workload is the idea of ALICE (Pillai et al., OSDI 2014) and CrashMonkey (Mohan et
 // al., OSDI 2018): of the bugs that are known, most need three operations or fewer. A few appends, a rotation or a
 // reopening are better workloads than a thousand appends.
 //
 // L is the ledger: whatever the workload has to note for check to know what must be there. A [History] is one; so is a
-// []string of what was acknowledged. Each run of the workload gets a new one, its zero value.
+// []string of what was acknowledged. Each run of the workload gets a new one, its zero value. With a method Clone() *L the
+// check may note in it what it found and did; without, nobody notices a recovery that shows what the next crash takes.
 //
 // It logs its [Coverage]. When something fails, it fails the test with the shortest reproducer that it found, for
 // [Replay].
@@ -43,11 +49,32 @@ func Replay[L any](t *testing.T, reproducer string, workload, check func(disk wa
 }
 
 // bubble is synctest.Test, where what runs inside may use the context of the test outside: the test's end closes that
-// context's channel, which is made here, since one that is made inside must not be closed outside.
+// context's channel, which is made here, since one that is made inside must not be closed outside. Where synctest panics,
+// it fails the test with what is to be done.
 func bubble(t *testing.T, do func(t *testing.T)) {
 	t.Helper()
 	_ = t.Context().Done()
+	defer func() {
+		v := recover()
+		switch text := fmt.Sprint(v); {
+		case v == nil:
+		case strings.Contains(text, "within a synctest bubble"):
+			t.Fatalf("crashtest: this test is in a bubble, and CrashEveryOp makes its own: call it outside, or use Crashes.Run")
+		case strings.Contains(text, "blocked goroutines remain"):
+			t.Fatalf("crashtest: goroutines were left behind: what the two functions open they must close, after a crash too\n%s",
+				leftBehind())
+		default:
+			panic(v)
+		}
+	}()
 	synctest.Test(t, do)
+}
+
+// leftBehind shows one of the goroutines that are in a bubble.
+func leftBehind() string {
+	stacks := make([]byte, 1<<20)
+	all := strings.Split(string(stacks[:runtime.Stack(stacks, true)]), "\n\n")
+	return all[max(0, slices.IndexFunc(all, func(s string) bool { return strings.Contains(s, "synctest bubble") }))]
 }
 
 // How a reproducer is run again, for people.

@@ -80,7 +80,8 @@ type Doer interface {
 // point has come to its end, at any time before the next life). Answers and sightings from there to the next
 // [History.Opened] count for nothing, and neither does, ever, the answer to what was asked before the crash and
 // answered after it. Say Opened when the log is open again, before anything is asked of it, and not before everyone
-// from the old life has stopped asking.
+// from the old life has stopped asking; of an engine, Report().WAL has both numbers. A process that is killed, on a
+// machine that goes on, is no crash in this sense: nothing that it wrote is lost, and nothing has to be said.
 type History struct {
 	mu      sync.Mutex // guards the fields below
 	run     string     // of the records that are made here, "" before the first
