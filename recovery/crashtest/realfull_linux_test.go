@@ -212,7 +212,8 @@ func TestF27_real_full_disk_at_open(t *testing.T) {
 	for _, kind := range fullKinds {
 		for name, end := range ends {
 			t.Run(kind+"/"+name, func(t *testing.T) {
-				f := newFullLog(t, kind, wal.Options{SegmentBytes: 1 << 10}) // so that each Open makes a segment
+				// Each Open makes a segment; no blocks that were filled ahead and cut are on their way back.
+				f := newFullLog(t, kind, wal.Options{SegmentBytes: 1 << 10, Prefill: wal.PrefillOff})
 				f.open()
 				f.append(3, 1000)
 				f.close()
@@ -221,7 +222,16 @@ func TestF27_real_full_disk_at_open(t *testing.T) {
 				f.rest()
 				before := f.files()
 				log, err := wal.Open(f.dir(), f.opts)
+				for tries := 0; err == nil && name == "closed" && tries < 10; tries++ {
+					// ext4 gives blocks back some time after the journal is written. What came back is used up now.
+					f.must(log.Close())
+					f.must(os.Remove(filepath.Join(f.disk.Dir(), "rest")))
+					f.rest()
+					before = f.files()
+					log, err = wal.Open(f.dir(), f.opts)
+				}
 				if err == nil {
+					defer log.Close()
 					f.Fatal("opened, on a full disk: ", log.Report())
 				}
 				full := f.wantNoSpace(err)
