@@ -12,7 +12,7 @@ import (
 	"github.com/jobwal/jobwal/wal"
 )
 
-// Ids, texts and histories, for rapid. Payloads are in payload.go. All are drawn in an order that lets rapid shrink to
+// Ids, texts and histories, for rapid. Payloads are in generate_payloads.go. All are drawn in an order that lets rapid shrink to
 // what a person would write down: the fewest steps, of the fewest jobs, with the shortest ids.
 
 // names are ids and capabilities that some layer between a caller and a disk takes for something else.
