@@ -471,6 +471,7 @@ func TestFairness(t *testing.T) {
 
 // All at once, under the race detector: appends, reads of every kind, drops, and a Close in the middle.
 func TestEverything_at_once(t *testing.T) {
+	t.Parallel()
 	before := runtime.NumGoroutine()
 	for range thin(10, 4) {
 		disk := crashfs.New()

@@ -478,7 +478,7 @@ func (k workload) enter(t testing.TB, crash int) *world {
 
 // Every operation of every workload is the last one before the power goes, in many ways; and then every operation of the
 // recovery after it. W1, W2, W3, W6, R2, R3; F1, F2, F7, F9, F10, F14.
-func TestCrash_everywhere(t *testing.T) {
+func TestF14_F1_F2_F7_F9_F10_crash_everywhere(t *testing.T) {
 	seeds, twice := thin(8, 1), thin(5, 0)
 	var states atomic.Int64
 	t.Cleanup(func() { t.Logf("%d crash states", states.Load()) })

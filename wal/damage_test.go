@@ -374,6 +374,7 @@ func references(t *testing.T, run func(t *testing.T, img image, events []wal.Eve
 
 // F1: the newest segment cut at every byte; every other segment, too.
 func TestF1_every_truncation(t *testing.T) {
+	t.Parallel()
 	total := 0
 	references(t, func(t *testing.T, img image, events []wal.Event) {
 		names := img.Segments()
@@ -406,6 +407,7 @@ func everyCut(t *testing.T, img image, name string, check func(cut image, at int
 
 // F3, F4, F24: every bit of the newest file, turned, whichever way the writer ended.
 func TestF3_every_bit_flip(t *testing.T) {
+	t.Parallel()
 	total := 0
 	references(t, func(t *testing.T, img image, events []wal.Event) {
 		total += everyFlip(t, img, img.Newest(), func(flipped image, bit int) error {
@@ -469,6 +471,7 @@ func hundred(t *testing.T) (img image, events []wal.Event) {
 // Every case is opened and read as the judge says, each 27th (so that each bit of a byte has its turn) in all ways. And no
 // flip loses an event in silence: what opens has all hundred, or says where it is damaged.
 func TestF1_F3_F4_F6_F24_a_hundred_events(t *testing.T) {
+	t.Parallel()
 	img, events := hundred(t)
 	if len(events) != 100 || len(img.Segments()) < 3 {
 		t.Fatalf("%d events in %v", len(events), img.Segments())
@@ -690,6 +693,7 @@ func editLines(t *rapid.T, img image, edit func(lines [][]byte, i, j int) [][]by
 // W3, F1 to F6: any life, any damage, and the log does as the judge says; nothing that a witness covers is ever missing
 // in silence.
 func TestW3_any_damage(t *testing.T) {
+	t.Parallel()
 	kinds := slices.Sorted(maps.Keys(damages))
 	counts := make(map[bool]int)
 	synctest.Test(t, func(t *testing.T) {

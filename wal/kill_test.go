@@ -146,6 +146,7 @@ func (p *process) finish(t *testing.T) {
 // F14, F1: a process that is killed at any instant has lost nothing that it was told was there; and nothing is there that
 // it did not submit.
 func TestF1_F14_SIGKILL(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "deeper", "log")
 	acked := make(map[uint64]string) // by first seq
 	kills, torn := thin(12, 5), 0
@@ -238,6 +239,7 @@ func afterKill(t *testing.T, dir string, acked map[uint64]string, round int) int
 // W6: a reader in another process sees every event of a living writer, in order, through rotations, and through the
 // writer's death and its successor.
 func TestReadOnly_beside_another_process(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	p := startChild(t, "append", dir)
 	r, err := wal.Open(dir, wal.Options{ReadOnly: true})

@@ -87,6 +87,7 @@ func TestLines_as_bytes_Split_has_them(t *testing.T) {
 }
 
 func TestLines_across_read_buffers(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{readBuffer - 2, readBuffer - 1, readBuffer, readBuffer + 1, 2*readBuffer - 1, 2 * readBuffer, 3*readBuffer + 5, 16 << 20} {
 		content := bytes.Repeat([]byte("x"), n)
 		content = append(content, "\nshort\n\n\n"...)

@@ -53,6 +53,7 @@ func TestF13_lock_in_one_process(t *testing.T) {
 }
 
 func TestF13_lock_in_another_process(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	p := startChild(t, "hold", dir)
 	wantLocked(t, dir, p.cmd.Process.Pid)

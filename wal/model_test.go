@@ -143,6 +143,7 @@ func (m *machine) wantDropped(t *rapid.T, err error, seq uint64) {
 
 // The log is a slice: whatever is done to it, and however its process or its power ends, what was acknowledged is there.
 func TestModel(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(bubbleTB{t}, func(t *rapid.T) {
 			m := &machine{disk: crashfs.New(), first: 1}
@@ -165,6 +166,7 @@ func TestModel(t *testing.T) {
 
 // Very large events between small ones, in one segment and in several: every way to read finds each.
 func TestModel_large_events(t *testing.T) {
+	t.Parallel()
 	sizes := []int{0, 1 << 20, 0, 0, 16 << 20, 10, 4095, 4096, 256 << 10, 1 << 20, 0}
 	sizes[4] = thin(16<<20, 1<<20)
 	for _, segmentBytes := range []int64{0, wal.MinSegmentBytes} {

@@ -150,6 +150,7 @@ func TestReadOnly_wrong_directories(t *testing.T) {
 // A reader beside a writer that has a hard life: rotations, drops, a disk that fills up, crashes of the process. It sees
 // every event that stayed, once and in order, or is told what was dropped.
 func TestReadOnly_beside_a_hard_life(t *testing.T) {
+	t.Parallel()
 	lives := thin(12, 6)
 	synctest.Test(t, func(t *testing.T) {
 		disk := crashfs.New()
@@ -323,6 +324,7 @@ func TestReadOnly_errors_are_not_corruption(t *testing.T) {
 // What was found: Verify took what a live writer beside it dropped, or had just made, for missing. What is in flight is at
 // worst a torn tail.
 func TestVerify_beside_a_live_writer(t *testing.T) {
+	t.Parallel()
 	disk := crashfs.New()
 	l := mustOpen(t, wal.Options{FS: disk, SegmentBytes: wal.MinSegmentBytes})
 	var wg sync.WaitGroup

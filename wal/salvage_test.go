@@ -156,6 +156,7 @@ func tornFrom(img image) uint64 {
 }
 
 func TestSalvage_every_flipped_byte(t *testing.T) {
+	t.Parallel()
 	references(t, func(t *testing.T, img image, events []wal.Event) {
 		for _, name := range img.Segments() {
 			step := thin(1, 31)
@@ -177,6 +178,7 @@ func TestSalvage_every_flipped_byte(t *testing.T) {
 }
 
 func TestSalvage_any_damage(t *testing.T) {
+	t.Parallel()
 	kinds := slices.DeleteFunc(slices.Sorted(maps.Keys(damages)), func(kind string) bool {
 		switch kind { // what comes out of these is some log, but whose?
 		case "segment of another log", "segments swapped", "segment again", "segment gone":

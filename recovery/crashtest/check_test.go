@@ -709,6 +709,7 @@ var mutations = []mutation{
 
 // Check has teeth: what a broken log might do to a true history is found, and called by its name.
 func TestCheckMutations(t *testing.T) {
+	t.Parallel()
 	for _, m := range mutations {
 		t.Run(m.name, func(t *testing.T) {
 			applied := 0

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -194,7 +193,8 @@ func budget() int {
 	return crashtest.Thin(1500, 120)
 }
 
-// every runs a workload over the log through all of its crashes.
+// every runs a workload over the log through all of its crashes. Those whose recovery does something of its own are here;
+// TestF14_F1_F2_F7_F9_F10_crash_everywhere in package wal has more workloads, and a recovery that appends nothing.
 func every(t *testing.T, c crashtest.Crashes[notes]) {
 	t.Helper()
 	t.Parallel()
@@ -204,24 +204,6 @@ func every(t *testing.T, c crashtest.Crashes[notes]) {
 		got := c.Run(t)
 		require.NotZero(t, got.SecondDistinct)
 	})
-}
-
-func TestF14_CrashEveryOp_append(t *testing.T) {
-	every(t, crashtest.Crashes[notes]{Workload: func(disk wal.FS, n *notes) error {
-		return n.session(disk, n.groups(1, 0, 2), n.groups(1, 700, 1))
-	}})
-}
-
-func TestF14_CrashEveryOp_group_append(t *testing.T) {
-	every(t, crashtest.Crashes[notes]{Workload: func(disk wal.FS, n *notes) error {
-		return n.session(disk, n.groups(3, 100, 1), n.groups(2, 5, 1))
-	}})
-}
-
-func TestF14_CrashEveryOp_rotation(t *testing.T) {
-	every(t, crashtest.Crashes[notes]{Workload: func(disk wal.FS, n *notes) error {
-		return n.session(disk, n.groups(2, 200, 3))
-	}})
 }
 
 func TestF14_CrashEveryOp_reopen(t *testing.T) {
@@ -242,17 +224,6 @@ func TestF14_CrashEveryOp_drop(t *testing.T) {
 			n.dropped = 3
 			return log.DropBefore(3)
 		}, n.groups(1, 0, 1))
-	}})
-}
-
-func TestF14_CrashEveryOp_close(t *testing.T) {
-	every(t, crashtest.Crashes[notes]{Workload: func(disk wal.FS, n *notes) error {
-		for range 3 {
-			if err := n.session(disk); err != nil {
-				return err
-			}
-		}
-		return nil
 	}})
 }
 
@@ -323,14 +294,6 @@ func TestF14_F10_CrashEveryOp_full_disk(t *testing.T) {
 			return err
 		},
 	})
-}
-
-// Some idle time, in which the log writes a witness for its last group.
-func TestF14_CrashEveryOp_idle(t *testing.T) {
-	every(t, crashtest.Crashes[notes]{Workload: func(disk wal.FS, n *notes) error {
-		idle := func(*wal.Log) error { time.Sleep(time.Second); return nil }
-		return n.session(disk, n.groups(2, 0, 1), idle, n.groups(1, 100, 1), idle)
-	}})
 }
 
 // Every state that a crash may leave, not only those that the policies choose.

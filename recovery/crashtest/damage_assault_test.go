@@ -91,6 +91,7 @@ func someName(t *rapid.T, img Image) string {
 // W3, R4: whatever is done to a log, up to three things at once, right checksums included: every way to read it does as
 // the judge says.
 func TestF1_F3_F5_F6_W3_R4_any_assault(t *testing.T) {
+	t.Parallel()
 	kinds := []string{"bytes", "cut", "block", "lines", "number", "moved"}
 	verdicts := make(map[Verdict]int)
 	test := t

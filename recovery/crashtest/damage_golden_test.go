@@ -75,6 +75,7 @@ func writeGolden(t *testing.T) {
 
 // F1 to F24: every golden directory leads to its verdict, at its offset and seq, for ever.
 func TestGolden(t *testing.T) {
+	t.Parallel()
 	if updating() {
 		writeGolden(t)
 		t.Skip("written; what was compiled in is what was there before")

@@ -112,6 +112,7 @@ func TestExamine_a_healthy_log(t *testing.T) {
 
 // A judgement that is wrong in any part is found out by the ways that it concerns.
 func TestExamine_finds_a_wrong_judgement(t *testing.T) {
+	t.Parallel()
 	n := 0
 	for g := range Golden() {
 		if n++; n%thin(1, 4) != 0 {
@@ -157,6 +158,7 @@ func spoilState(j *Judgement) bool {
 
 // Each damage leads to its verdict, on logs that ended in every way.
 func TestDamage_F1_F2_F3_F4_F5_F6_F7_F20_F21_F22_F23_F24(t *testing.T) {
+	t.Parallel()
 	images := make(map[string]Image)
 	endings := endings[thin(0, 2):]
 	for _, ending := range endings {
@@ -205,6 +207,7 @@ func TestDamages_cover_the_catalogue(t *testing.T) {
 // F1, F3, F4, F6, F24: an engine's log, its newest segment cut at every byte, and bits turned everywhere: the engine opens
 // to the jobs that the judge counts, or refuses and changes nothing.
 func TestF1_F3_F4_F6_F24_R2_an_engine_cut_and_flipped(t *testing.T) {
+	t.Parallel()
 	img := imageOf(t, 24, 3000, "closed")
 	name, whole := img.Newest(), Judge(img)
 	cuts := parallel(t, len(img[name]), thin(1, 11), func(at int) error {

@@ -201,6 +201,7 @@ func nextStep(r *rand.Rand, e *recovery.Engine, id string, before []Step) Step {
 // among them; then again, on what the crash left. After every one of many such lives the whole log is what callers and
 // readers of all lives know, and the engine is the fold of it.
 func TestW1_W2_W6_R2_S1_F14_F26_many_callers_and_many_lives(t *testing.T) {
+	t.Parallel()
 	var sum eon
 	outcomes := make(map[Outcome]int)
 	for seed := range uint64(4) {

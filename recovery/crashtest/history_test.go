@@ -458,6 +458,7 @@ func TestHistoryChild(t *testing.T) {
 // F14: real processes, one after the other, are killed at any instant, and leave one file that tells all: each time, the
 // engine that opens what they left is held against it.
 func TestF14_SIGKILL_many_callers_and_what_they_knew(t *testing.T) {
+	t.Parallel()
 	dir, torn := filepath.Join(t.TempDir(), "deeper"), 0
 	jobs := filepath.Join(dir, "jobs")
 	require.NoError(t, os.Mkdir(dir, 0o755))

@@ -54,6 +54,7 @@ func work(e *recovery.Engine, h *History, life int) error {
 // R2, R3, F14: a program that crashes at any of its operations is held against its history by Recover, whatever the
 // disk makes of the crash; where a tail is torn, its copy is found.
 func TestR2_R3_F14_recover_after_a_crash_at_every_operation(t *testing.T) {
+	t.Parallel()
 	for name, sync := range map[string]wal.Sync{"SyncAlways": wal.SyncAlways, "SyncNever": wal.SyncNever} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -87,6 +88,7 @@ func TestR2_R3_F14_recover_after_a_crash_at_every_operation(t *testing.T) {
 // R2, R3, F14: what the two are made for: a History is the ledger of crashes, and Recover their check, crashed itself at
 // each operation in its turn.
 func TestF14_R2_R3_CrashEveryOp_engine(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		Crashes[History]{Budget: thin(2000, 120), Workload: func(disk wal.FS, h *History) error {
 			e, err := recovery.Open(context.Background(), "jobs", recovery.Options{WAL: wal.Options{FS: disk, SegmentBytes: wal.MinSegmentBytes}})

@@ -448,6 +448,7 @@ const (
 )
 
 func TestSaboteurs(t *testing.T) {
+	t.Parallel()
 	if all := len(crashtest.Saboteurs()); all != len(noticed) {
 		t.Errorf("%d saboteurs, %d in the table", all, len(noticed))
 	}
@@ -595,6 +596,7 @@ func TestFails(t *testing.T) {
 
 // Without a saboteur, every suite passes: it is the flaw that was noticed, and nothing else.
 func TestSaboteurs_away(t *testing.T) {
+	t.Parallel()
 	for form, open := range healthy {
 		for name, suite := range suites {
 			t.Run(form+"/"+name, func(t *testing.T) {

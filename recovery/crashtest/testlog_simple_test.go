@@ -8,6 +8,7 @@ import (
 )
 
 func TestTestLogOnSimpleLog(t *testing.T) {
+	t.Parallel()
 	TestLog(t, func(*testing.T) Opener {
 		return limited{DiskOpener(func(disk wal.FS) (recovery.Log, error) {
 			return OpenSimple(disk, "jobs")

@@ -757,6 +757,7 @@ func lossy(read readFunc) readFunc {
 // TestLog catches each broken log, by the parts that are to see it. A part that catches nobody proves nothing: there is
 // none.
 func TestTestLogHasTeeth(t *testing.T) {
+	t.Parallel()
 	catches := make(map[string]int)
 	for _, s := range badLogs {
 		t.Run(s.name, func(t *testing.T) {

@@ -34,6 +34,7 @@ func openDisk(dir string, opts wal.Options) (recovery.Log, error) {
 }
 
 func TestTestLogOnCrashfs(t *testing.T) {
+	t.Parallel()
 	for name, segment := range map[string]int64{"large": wal.DefaultSegmentBytes, "small": wal.MinSegmentBytes} {
 		t.Run(name+" segments", func(t *testing.T) {
 			TestLog(t, func(*testing.T) Opener {
@@ -53,6 +54,7 @@ func (d inDir) Open(context.Context) (recovery.Log, error) { return openDisk(d.d
 func (d inDir) MaxEventBytes() int                         { return d.opts.MaxEventBytes }
 
 func TestTestLogOnTheRealFileSystem(t *testing.T) {
+	t.Parallel()
 	TestLog(t, func(t *testing.T) Opener {
 		return inDir{filepath.Join(t.TempDir(), "jobs"), wal.Options{SegmentBytes: 4 << 10, MaxEventBytes: 1 << 20}}
 	}, NoConflicts)

@@ -21,6 +21,7 @@ import (
 )
 
 func TestTestProjectionOnJobs(t *testing.T) {
+	t.Parallel()
 	TestProjection(t, projection.NewJobs, func(p *projection.Jobs) any {
 		shown := [][]statemachine.Job{
 			slices.Collect(p.List(projection.Query{})),
@@ -35,6 +36,7 @@ func TestTestProjectionOnJobs(t *testing.T) {
 }
 
 func TestTestProjectionOnStats(t *testing.T) {
+	t.Parallel()
 	TestProjection(t, projection.NewStats, func(p *projection.Stats) any { return p.Read() })
 }
 
