@@ -172,11 +172,9 @@ func (f *fullLog) free(name string) {
 // F10 for real: a disk of 4 MiB is filled up, some of it is freed, and it is filled again, with the log open and across
 // openings, with segments of all sizes.
 func TestF10_real_full_disk(t *testing.T) {
-	t.Parallel()
 	for _, kind := range fullKinds {
 		for _, segment := range []int64{4 << 10, 64 << 10, 8 << 20}[:crashtest.Thin(3, 2)] {
 			t.Run(fmt.Sprintf("%s/segment=%d", kind, segment), func(t *testing.T) {
-				t.Parallel()
 				f := newFullLog(t, kind, wal.Options{SegmentBytes: segment})
 				for i := range 6 {
 					f.ballast(fmt.Sprint("ballast", i), 300<<10)
@@ -206,7 +204,6 @@ func TestF10_real_full_disk(t *testing.T) {
 // F27 for real: no room at Open, for whatever it has to write. It says how much is lacking, and leaves everything as it
 // was; with some room it opens.
 func TestF27_real_full_disk_at_open(t *testing.T) {
-	t.Parallel()
 	ends := map[string]func(f *fullLog){
 		"closed": func(*fullLog) {},
 		"torn":   func(f *fullLog) { f.tear(100_000) },

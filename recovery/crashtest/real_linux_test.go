@@ -37,7 +37,6 @@ var realKinds = []struct {
 // F14, F1, F2, F9, W2, W3, W6, for real: the file system goes away under a writer, at any instant, inside Open and inside
 // a repair too. What was acknowledged before is there, and the next writer goes on.
 func TestF1_F2_F9_F14_real_power_cut(t *testing.T) {
-	t.Parallel()
 	crashes := crashtest.Thin(20, 3)
 	if s := os.Getenv(realCrashesVariable); s != "" {
 		var err error
@@ -69,7 +68,6 @@ func TestF1_F2_F9_F14_real_power_cut(t *testing.T) {
 
 // The test above has teeth: a log that does not sync is found out.
 func TestF1_F2_F9_F14_real_power_cut_finds_a_log_that_does_not_sync(t *testing.T) {
-	t.Parallel()
 	for _, kind := range realKinds {
 		for saboteur := range realSaboteurs {
 			t.Run(kind.name+"/"+saboteur, func(t *testing.T) {

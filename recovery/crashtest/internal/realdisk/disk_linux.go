@@ -188,6 +188,7 @@ func (d *Disk) Discard() {
 
 // unmount is over when the last byte that the file system still writes is in the image: the kernel unmounts before the
 // close of the last reference returns. That it was the last one shows in that the device can be had for oneself.
+// (Tests on it do not run beside others that start processes: between fork and exec a child holds all that is open.)
 func (d *Disk) unmount() {
 	d.t.Helper()
 	if d.mount != nil {
