@@ -1,0 +1,135 @@
+// Bench measures how fast jobwal is on the machine and the file system at hand, and draws it:
+//
+//	go run ./examples/bench -out docs/charts append    # durable events/s and latency, by number of callers
+//	go run ./examples/bench -out docs/charts replay    # time and heap until an engine is ready, by size of log
+//
+// Without "append" or "replay" it does both. Every figure is the median of several rounds, with the lowest and the
+// highest. Machines and disks drift by a factor of two within minutes, so the rounds of what is compared take turns, and
+// a bare loop on the same disk takes its turn with them: compare with that, not with the figures of another day.
+//
+// It is a module of its own so that whoever imports jobwal does not get a library for charts with it.
+//
+// Read the files in this order: main.go, append.go, replay.go, workload.go, figures.go, chart.go.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"time"
+)
+
+// settings are the flags.
+type settings struct {
+	out     string
+	dir     string
+	round   time.Duration
+	rounds  int
+	callers int
+	max     int
+	which   string // "append", "replay", or "" for both
+}
+
+func main() {
+	s, err := parseFlags(os.Args[1:], os.Stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return
+	case err != nil:
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt) // so that an interrupted run cleans up, too
+	err = run(ctx, s, os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func parseFlags(args []string, errors io.Writer) (settings, error) {
+	var s settings
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(errors)
+	f.StringVar(&s.out, "out", ".", "write append.svg and replay.svg into this `directory`")
+	f.StringVar(&s.dir, "dir", ".", "measure the file system of this `directory`; what is written there is removed at the end")
+	f.DurationVar(&s.round, "round", 250*time.Millisecond, "append: length of one round")
+	f.IntVar(&s.rounds, "rounds", 5, "rounds for each figure")
+	f.IntVar(&s.callers, "callers", 1024, "append: go up to so many callers, from 1 by doubling")
+	f.IntVar(&s.max, "max", 1_000_000, "replay: go up to logs of so many events, from 1000 by factors of ten; 200 bytes of disk each")
+	f.Usage = func() {
+		fmt.Fprintf(errors, "How fast jobwal is here, in figures and charts.\n\nUsage: bench [flags] [append | replay]\n\n")
+		f.PrintDefaults()
+	}
+	if err := f.Parse(args); err != nil {
+		return s, err
+	}
+	s.which = f.Arg(0)
+	if err := s.check(f.NArg()); err != nil {
+		fmt.Fprintln(errors, "bench:", err)
+		return s, err
+	}
+	return s, nil
+}
+
+func (s settings) check(args int) error {
+	switch {
+	case args > 1 || s.which != "" && s.which != "append" && s.which != "replay":
+		return errors.New(`after the flags comes "append", "replay", or nothing`)
+	case s.round <= 0 || s.rounds < 1 || s.callers < 1:
+		return errors.New("-round, -rounds and -callers are at least 1")
+	case s.max < smallestLog:
+		return fmt.Errorf("-max is at least %d", smallestLog)
+	}
+	return nil
+}
+
+func run(ctx context.Context, s settings, stdout io.Writer) (err error) {
+	if err := os.MkdirAll(s.out, 0o777); err != nil {
+		return err
+	}
+	temp, err := os.MkdirTemp(s.dir, "jobwal-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
+	s.dir = temp
+	fmt.Fprintln(stdout, machine())
+	if s.which != "replay" {
+		if err := runAppend(ctx, s, stdout); err != nil {
+			return fmt.Errorf("append: %w", err)
+		}
+	}
+	if s.which != "append" {
+		if err := runReplay(ctx, s, stdout); err != nil {
+			return fmt.Errorf("replay: %w", err)
+		}
+	}
+	return nil
+}
+
+func runAppend(ctx context.Context, s settings, stdout io.Writer) error {
+	points, err := measureAppend(ctx, s, stdout)
+	if err != nil {
+		return err
+	}
+	return drawAppend(filepath.Join(s.out, "append.svg"), s, points)
+}
+
+func runReplay(ctx context.Context, s settings, stdout io.Writer) error {
+	points, err := measureReplay(ctx, s, stdout)
+	if err != nil {
+		return err
+	}
+	return drawReplay(filepath.Join(s.out, "replay.svg"), s, points)
+}
+
+func machine() string {
+	return fmt.Sprintf("go=%s os=%s arch=%s cpus=%d", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0))
+}
