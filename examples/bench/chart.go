@@ -44,22 +44,20 @@ type series struct {
 func (s *series) Len() int                { return len(s.x) }
 func (s *series) XY(i int) (x, y float64) { return s.x[i], s.y[i].median }
 func (s *series) YError(i int) (low, high float64) {
-	return s.y[i].low - s.y[i].median, s.y[i].high - s.y[i].median
+	return s.y[i].median - s.y[i].low, s.y[i].high - s.y[i].median
 }
 
-// A panel is one diagram, both axes logarithmic. The legend stands at the top left, or, if below, at the bottom to the
-// right: text to the right of the marks, so that a font of other widths covers nothing.
+// A panel is one diagram, both axes logarithmic, with its title and its legend above it, where they cover nothing.
 type panel struct {
 	title, x, y  string
 	xTick, yTick func(float64) string
 	binary       bool // x goes by powers of two, not of ten
-	below        bool
 	series       []*series
 }
 
 func drawAppend(path string, s settings, points []appendPoint) error {
 	rate := panel{title: "Durable events a second", x: "callers, each with one append under way", y: "events a second",
-		xTick: plain, yTick: thousands, binary: true, below: true}
+		xTick: plain, yTick: thousands, binary: true}
 	latency := panel{title: "p99 latency of one event", x: rate.x, y: "latency (µs, ms)", xTick: plain, yTick: duration, binary: true}
 	for _, look := range []struct {
 		of, name string
@@ -105,25 +103,20 @@ func (f figure) times(k float64) figure { return figure{f.low * k, f.median * k,
 
 // drawPanels draws the panels side by side, and below them what they were measured on.
 func drawPanels(path string, s settings, panels ...panel) error {
-	const width, height, foot = 860, 360, 22
+	const width, height, foot = 860, 390, 24
 	svg := vgsvg.New(width, height)
 	canvas := draw.New(svg)
 	canvas.SetColor(color.White)
 	canvas.Fill(canvas.Rectangle.Path())
-	plots := make([]*plot.Plot, len(panels))
+	tiles := draw.Tiles{Cols: len(panels), Rows: 1, PadX: 24, PadTop: 10, PadLeft: 8, PadRight: 8}
 	for i, p := range panels {
-		var err error
-		if plots[i], err = p.plot(); err != nil {
+		if err := p.draw(tiles.At(draw.Crop(canvas, 0, 0, foot, 0), i, 0)); err != nil {
 			return err
 		}
 	}
-	tiles := draw.Tiles{Cols: len(plots), Rows: 1, PadX: 6, PadTop: 8, PadBottom: 4, PadLeft: 8, PadRight: 14}
-	for i, c := range plot.Align([][]*plot.Plot{plots}, tiles, draw.Crop(canvas, 0, 0, foot, 0))[0] {
-		plots[i].Draw(c)
-	}
-	style := plots[0].X.Tick.Label
+	style := textStyle(11)
 	style.Color, style.XAlign, style.YAlign = color.Gray{Y: 0x50}, text.XCenter, text.YBottom
-	canvas.FillText(style, vg.Point{X: width / 2, Y: 8}, fmt.Sprintf(
+	canvas.FillText(style, vg.Point{X: width / 2, Y: 6}, fmt.Sprintf(
 		"%s on %s/%s, %d CPUs; events of %d bytes; medians of %d rounds, bars from the lowest to the highest",
 		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0), lineBytes, s.rounds))
 	return writeSVG(path, svg)
@@ -139,33 +132,42 @@ func writeSVG(path string, svg *vgsvg.Canvas) error {
 	return os.WriteFile(path, bytes.ReplaceAll(b.Bytes(), []byte("font-family:Liberation Sans"), fonts), 0o666)
 }
 
-func (p panel) plot() (*plot.Plot, error) {
-	d := plot.New()
-	d.Title.Text, d.X.Label.Text, d.Y.Label.Text = p.title, p.x, p.y
-	d.Title.Padding = 8
-	d.Legend.Left, d.Legend.Top = true, !p.below
-	d.Legend.Padding, d.Legend.ThumbnailWidth = 3, 28
-	d.Legend.XOffs, d.Legend.YOffs = 10, -6
-	if p.below {
-		d.Legend.XOffs, d.Legend.YOffs = 95, 8
-	}
-	for _, style := range []*text.Style{&d.X.Tick.Label, &d.Y.Tick.Label, &d.X.Label.TextStyle, &d.Y.Label.TextStyle, &d.Legend.TextStyle} {
+func textStyle(size vg.Length) text.Style {
+	style := plot.New().X.Label.TextStyle
+	style.Font.Size, style.Font.Variant = size, "Sans"
+	return style
+}
+
+// The head of a panel: a title, and a legend of up to three lines.
+const titleHeight, headHeight = 24, 78
+
+func (p panel) draw(c draw.Canvas) error {
+	d, legend := plot.New(), plot.NewLegend()
+	d.X.Label.Text, d.Y.Label.Text = p.x, p.y
+	for _, style := range []*text.Style{&d.X.Tick.Label, &d.Y.Tick.Label, &d.X.Label.TextStyle, &d.Y.Label.TextStyle, &legend.TextStyle} {
 		style.Font.Size, style.Font.Variant = 11, "Sans"
 	}
-	d.Title.TextStyle.Font.Size, d.Title.TextStyle.Font.Variant = 14, "Sans"
 	grid := plotter.NewGrid()
 	grid.Vertical.Color, grid.Horizontal.Color = color.Gray{Y: 0xdc}, color.Gray{Y: 0xdc}
 	d.Add(grid)
 	for _, s := range p.series {
-		if err := s.addTo(d); err != nil {
-			return nil, err
+		if err := s.addTo(d, &legend); err != nil {
+			return err
 		}
 	}
 	p.axes(d)
-	return d, nil
+	d.Draw(draw.Crop(c, 0, 0, 0, -headHeight))
+
+	title := textStyle(14)
+	title.XAlign, title.YAlign = text.XLeft, text.YTop
+	c.FillText(title, vg.Point{X: c.Min.X + 4, Y: c.Max.Y}, p.title)
+	legend.Left, legend.Top, legend.Padding, legend.ThumbnailWidth = true, true, 3, 28
+	legend.XOffs = 4
+	legend.Draw(draw.Crop(c, 0, 0, 0, -titleHeight))
+	return nil
 }
 
-func (s *series) addTo(d *plot.Plot) error {
+func (s *series) addTo(d *plot.Plot, legend *plot.Legend) error {
 	line, points, err := plotter.NewLinePoints(s)
 	if err != nil {
 		return err
@@ -178,7 +180,7 @@ func (s *series) addTo(d *plot.Plot) error {
 	points.Color, points.Shape, points.Radius = s.look.colour, s.look.shape, 3.2
 	bars.Color, bars.Width, bars.CapWidth = s.look.colour, 0.8, 5
 	d.Add(bars, line, points)
-	d.Legend.Add(s.name, line, points)
+	legend.Add(s.name, line, points)
 	return nil
 }
 
