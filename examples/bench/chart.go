@@ -103,7 +103,7 @@ func (f figure) times(k float64) figure { return figure{f.low * k, f.median * k,
 
 // drawPanels draws the panels side by side, and below them what they were measured on.
 func drawPanels(path string, s settings, panels ...panel) error {
-	const width, height, foot = 860, 390, 24
+	const width, height, foot = 860, 390, 30
 	svg := vgsvg.New(width, height)
 	canvas := draw.New(svg)
 	canvas.SetColor(color.White)
@@ -138,13 +138,12 @@ func textStyle(size vg.Length) text.Style {
 	return style
 }
 
-// The head of a panel: a title, and a legend of up to three lines.
-const titleHeight, headHeight = 24, 78
+// The head of a panel is a title and a legend of up to three lines. Left of the diagram and below it are its labels.
+const titleHeight, headHeight, labelHeight = 24, 80, 16
 
 func (p panel) draw(c draw.Canvas) error {
 	d, legend := plot.New(), plot.NewLegend()
-	d.X.Label.Text, d.Y.Label.Text = p.x, p.y
-	for _, style := range []*text.Style{&d.X.Tick.Label, &d.Y.Tick.Label, &d.X.Label.TextStyle, &d.Y.Label.TextStyle, &legend.TextStyle} {
+	for _, style := range []*text.Style{&d.X.Tick.Label, &d.Y.Tick.Label, &legend.TextStyle} {
 		style.Font.Size, style.Font.Variant = 11, "Sans"
 	}
 	grid := plotter.NewGrid()
@@ -156,7 +155,10 @@ func (p panel) draw(c draw.Canvas) error {
 		}
 	}
 	p.axes(d)
-	d.Draw(draw.Crop(c, 0, 0, 0, -headHeight))
+	body := draw.Crop(c, labelHeight, 0, labelHeight-4, -headHeight)
+	d.Draw(body)
+	data := d.DataCanvas(body)
+	p.labels(c, data.Center())
 
 	title := textStyle(14)
 	title.XAlign, title.YAlign = text.XLeft, text.YTop
@@ -165,6 +167,16 @@ func (p panel) draw(c draw.Canvas) error {
 	legend.XOffs = 4
 	legend.Draw(draw.Crop(c, 0, 0, 0, -titleHeight))
 	return nil
+}
+
+// labels writes what the axes are. The library, which takes the middle of a logarithmic axis to be where half its largest
+// value is, would leave room for half a label beyond the end of the axis.
+func (p panel) labels(c draw.Canvas, middle vg.Point) {
+	x, y := textStyle(11), textStyle(11)
+	x.XAlign, x.YAlign = text.XCenter, text.YBottom
+	c.FillText(x, vg.Point{X: middle.X, Y: c.Min.Y}, p.x)
+	y.XAlign, y.YAlign, y.Rotation = text.XCenter, text.YTop, math.Pi/2
+	c.FillText(y, vg.Point{X: c.Min.X, Y: middle.Y}, p.y)
 }
 
 func (s *series) addTo(d *plot.Plot, legend *plot.Legend) error {
