@@ -154,7 +154,6 @@ func readLog(ctx context.Context, dir string, events int) (err error) {
 
 func openEngine(ctx context.Context, dir string, events int) (ms, heap float64, err error) {
 	var engine *recovery.Engine
-	debug.FreeOSMemory()
 	before := heapBytes()
 	ms, err = timed(func() (err error) { engine, err = recovery.Open(ctx, dir, recovery.Options{}); return err })
 	if err != nil {
