@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jobwal/jobwal/projection"
@@ -25,8 +27,11 @@ type applier struct {
 	report  func(Progress)
 	started time.Time
 
+	applied atomic.Uint64 // every event up to this seq is in the jobs and the projections, exactly once
+	over    atomic.Bool   // stopped is set
+	waiters atomic.Int64  // how many are in waiting; whoever adds himself looks at applied afterwards
+
 	mu         sync.Mutex // guards the fields below
-	applied    uint64     // every event up to this seq is in the jobs and the projections, exactly once
 	waiting    map[uint64]chan struct{}
 	ready      chan struct{} // closed when applied reaches goal
 	stopped    error         // why no more events are applied
@@ -68,7 +73,8 @@ func (a *applier) follow(events iter.Seq2[wal.Event, error]) {
 // catchUp applies what there is, before anyone can append. Of a directory, the log can only be read by then: damage
 // anywhere, or a ctx that is done, ends Open before anything on disk has changed.
 func (a *applier) catchUp(ctx context.Context, log Log) error {
-	a.applied, a.goal = log.FirstSeq()-1, log.LastSeq()
+	a.applied.Store(log.FirstSeq() - 1)
+	a.goal = log.LastSeq()
 	err := a.applyAll(readAhead(log.Events(ctx, log.FirstSeq())))
 	return cmp.Or(err, ctx.Err()) // it may all have been read before ctx was done
 }
@@ -100,20 +106,30 @@ func (a *applier) apply(e wal.Event) error {
 	if a.report != nil && e.Seq <= a.goal && (e.Seq%progressEvery == 0 || e.Seq == a.goal) {
 		a.report(Progress{Applied: e.Seq, Last: a.goal, Took: time.Since(a.started)})
 	}
+	a.applied.Store(e.Seq)
+	if e.Seq == a.goal || a.waiters.Load() > 0 {
+		a.wake(e.Seq)
+	}
+	return nil
+}
+
+// wake wakes whoever waits for the event at seq, and Open when that was what it waits for.
+func (a *applier) wake(seq uint64) {
 	a.mu.Lock()
-	a.applied = e.Seq
-	woken := a.waiting[e.Seq]
-	delete(a.waiting, e.Seq)
-	caughtUp := a.applied >= a.goal
-	if caughtUp && a.ready != nil {
+	defer a.mu.Unlock()
+	if woken, ok := a.waiting[seq]; ok {
+		close(woken)
+		a.removeLocked(seq)
+	}
+	if seq >= a.goal && a.ready != nil {
 		close(a.ready)
 		a.ready = nil
 	}
-	a.mu.Unlock()
-	if woken != nil {
-		close(woken)
-	}
-	return nil
+}
+
+func (a *applier) removeLocked(seq uint64) {
+	delete(a.waiting, seq)
+	a.waiters.Add(-1)
 }
 
 // progressEvery is how many events lie between two calls of Options.OnProgress.
@@ -185,10 +201,11 @@ func (a *applier) broken() error {
 func (a *applier) wakeAll(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.stopped = fmt.Errorf("recovery: stopped behind seq %d: %w", a.applied, err)
+	defer a.over.Store(true)
+	a.stopped = fmt.Errorf("recovery: stopped behind seq %d: %w", a.applied.Load(), err)
 	for seq, woken := range a.waiting {
 		close(woken)
-		delete(a.waiting, seq)
+		a.removeLocked(seq)
 	}
 	if a.ready != nil {
 		close(a.ready)
@@ -196,15 +213,24 @@ func (a *applier) wakeAll(err error) {
 	}
 }
 
-// wait returns when the event at seq is applied. Each seq is waited for by the one command that appended it.
+// wait returns when the event at seq is applied. Each seq is waited for by the one command that appended it. The applier
+// was woken before that command was, so that it mostly is there already, or only needs to be let run.
 func (a *applier) wait(seq uint64) error {
-	a.mu.Lock()
-	if a.applied >= seq || a.stopped != nil {
-		defer a.mu.Unlock()
-		return a.errLocked(seq)
+	for range 2 {
+		if a.applied.Load() >= seq {
+			return nil
+		}
+		runtime.Gosched()
 	}
 	woken := make(chan struct{})
+	a.mu.Lock()
 	a.waiting[seq] = woken
+	a.waiters.Add(1)
+	if a.applied.Load() >= seq || a.stopped != nil {
+		defer a.mu.Unlock()
+		a.removeLocked(seq)
+		return a.errLocked(seq)
+	}
 	a.mu.Unlock()
 	<-woken
 	a.mu.Lock()
@@ -213,7 +239,7 @@ func (a *applier) wait(seq uint64) error {
 }
 
 func (a *applier) errLocked(seq uint64) error {
-	if a.applied >= seq {
+	if a.applied.Load() >= seq {
 		return nil
 	}
 	return a.stopped
@@ -221,6 +247,9 @@ func (a *applier) errLocked(seq uint64) error {
 
 // err says why nothing is applied any more; nil while all is well.
 func (a *applier) err() error {
+	if !a.over.Load() {
+		return nil
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.stopped

@@ -98,11 +98,11 @@ func (e *Engine) Do(ctx context.Context, commands ...Command) ([]statemachine.Jo
 	if err := e.refused(); err != nil {
 		return nil, err
 	}
-	unlock, err := e.locks.lock(ctx, ids(commands))
+	jobs, err := e.locks.lock(ctx, ids(commands))
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer jobs.unlock()
 	// Again: whoever had a job until now may have gone because nothing is applied any more, and left it as it was before
 	// his event.
 	if err := e.refused(); err != nil {
@@ -176,27 +176,26 @@ var machines = sync.Pool{New: func() any { return statemachine.NewMachine(statem
 // group alone, and gone with it: what a job's next event sees is what this one would leave, the job itself moves when
 // the append has succeeded and the applier has read it.
 func (e *Engine) fire(ctx context.Context, events []wal.Event) error {
-	used := make(map[string]turn, 1)
+	if len(events) == 1 {
+		t := e.begin(&events[0])
+		defer machines.Put(t.machine)
+		return t.fire(ctx, &events[0])
+	}
+	used := make(map[string]*turn, len(events))
 	defer func() {
 		for _, t := range used {
 			machines.Put(t.machine)
 		}
 	}()
-	accept := func(context.Context) error { return nil }
 	for i := range events {
 		event := &events[i]
-		t, begun := used[event.JobID]
-		if !begun {
-			job, _ := e.jobs.Get(event.JobID)
-			job.ID = event.JobID
-			t = turn{machines.Get().(*statemachine.Machine), job.Capability}
-			t.machine.Reset(job)
-			event.Prev = job.Seq
+		t := used[event.JobID]
+		if t == nil {
+			begun := e.begin(event)
+			t = &begun
+			used[event.JobID] = t
 		}
-		event.Capability = cmp.Or(event.Capability, t.capability)
-		t.capability = event.Capability
-		used[event.JobID] = t
-		if err := t.machine.Fire(ctx, event.Type, accept); err != nil {
+		if err := t.fire(ctx, event); err != nil {
 			return which(err, i, len(events))
 		}
 	}
@@ -208,6 +207,24 @@ type turn struct {
 	machine    *statemachine.Machine
 	capability string
 }
+
+// begin takes a job's first event of a group.
+func (e *Engine) begin(event *wal.Event) turn {
+	job, _ := e.jobs.Get(event.JobID)
+	job.ID = event.JobID
+	event.Prev = job.Seq
+	t := turn{machines.Get().(*statemachine.Machine), job.Capability}
+	t.machine.Reset(job)
+	return t
+}
+
+func (t *turn) fire(ctx context.Context, event *wal.Event) error {
+	event.Capability = cmp.Or(event.Capability, t.capability)
+	t.capability = event.Capability
+	return t.machine.Fire(ctx, event.Type, accept)
+}
+
+func accept(context.Context) error { return nil }
 
 func (e *Engine) results(commands []Command) []statemachine.Job {
 	jobs := make([]statemachine.Job, len(commands))

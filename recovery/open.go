@@ -132,15 +132,17 @@ func (e *Engine) serve(ctx context.Context, log Log) error {
 	first, last := log.FirstSeq(), log.LastSeq()
 	e.opened.Replayed = last + 1 - min(first, last+1)
 	a, ready := e.applier, make(chan struct{})
-	a.applied, a.goal = max(a.applied, first-1), last
-	if a.applied < a.goal {
+	applied := max(a.applied.Load(), first-1)
+	a.applied.Store(applied)
+	a.goal = last
+	if applied < last {
 		a.ready = ready
 	} else {
 		close(ready)
 	}
 	following, cancel := context.WithCancel(context.Background())
 	e.cancel, e.done = cancel, make(chan struct{})
-	events := log.Follow(following, a.applied+1)
+	events := log.Follow(following, applied+1)
 	go func() {
 		defer close(e.done)
 		a.follow(events)

@@ -213,18 +213,13 @@ func (l *Log) enqueueLocked(r *request) (lead bool) {
 
 // lead does one batch, whose first request is own, and hands over.
 func (l *Log) lead(own *request) {
-	if l.crowded {
-		// Callers that were just woken come back with their next event: let them, before the batch is taken. Without
-		// this a closed loop of n callers gets stuck at half of them a sync.
-		runtime.Gosched()
-		runtime.Gosched()
-	}
+	l.gather()
 	l.mu.Lock()
 	batch := l.takeLocked()
 	refused := l.refusedLocked()
 	l.mu.Unlock()
 
-	l.crowded = len(batch) > 1
+	l.crowd = len(batch)
 	over := false
 	defer func() {
 		if !over {
@@ -241,6 +236,31 @@ func (l *Log) lead(own *request) {
 		l.write(batch)
 	}
 	over = true
+}
+
+// gather lets callers that were just woken come back with their next event before the batch is taken: without this a
+// closed loop of n callers gets stuck at half of them a sync. It waits only as long as more come, and not at all when as
+// many as last time are there already: then the others are busy elsewhere, as callers of an engine are, and come while
+// this batch is synced.
+func (l *Log) gather() {
+	const patience = 3 // yields in which nobody came
+	queued := l.waiting()
+	if l.crowd <= 1 || queued >= l.crowd {
+		return
+	}
+	for idle := 0; idle < patience; idle++ {
+		runtime.Gosched()
+		if n := l.waiting(); n > queued {
+			queued, idle = n, 0
+		}
+	}
+}
+
+// waiting is how many requests are in the queue.
+func (l *Log) waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue)
 }
 
 // errGone: code that is not ours did not come back to the committer. The panic goes on; nobody is left waiting for it.

@@ -25,7 +25,7 @@ type Log struct {
 	witnessed  uint64 // the highest durable seq that a line speaks of
 	prefill    bool   // newlines are written ahead of the lines
 	filled     int64  // the active segment's end on disk: size, and newlines behind it
-	crowded    bool   // the last batch had several callers
+	crowd      int    // how many requests the last batch had
 	buf        []byte
 
 	mu        sync.Mutex // guards the fields below; never held during I/O, nor while yielding
