@@ -17,6 +17,7 @@ const (
 	JobCompleted  EventType = "job_completed"
 	JobFailed     EventType = "job_failed"
 	JobRolledBack EventType = "job_rolled_back"
+	JobsForgotten EventType = "jobs_forgotten" // about the log: which jobs are remembered no longer
 )
 
 // EventLost is written by Salvage, and only by it, in the place of an event that could not be saved, so that seqs
