@@ -568,6 +568,7 @@ func (l *Log) logFailure(err error) {
 // closeWriter ends writing. Close has set closed, so the queue only drains.
 func (l *Log) closeWriter() error {
 	l.idle.Stop()
+	defer l.awaitUpkeep()()
 	r := newTask(l.finish)
 	r.final = true
 	l.mu.Lock()
@@ -609,40 +610,6 @@ func (l *Log) markClosed() error {
 		return nil // all is durable; only the mark is missing
 	}
 	return err
-}
-
-// dropBefore raises the floor, durably, and only then removes what lies below it.
-func (l *Log) dropBefore(seq uint64) error {
-	s := survey{segments: l.segments, floor: seq}
-	n := s.dropped()
-	if n == 0 {
-		return nil
-	}
-	floor := l.segments[n].first
-	if err := l.held(); err != nil {
-		return wrapped(err)
-	}
-	if err := l.makeRoom(maxHeader); err != nil {
-		return err
-	}
-	if err := l.syncActive(); err != nil {
-		return err
-	}
-	if err := l.putMark(mark{Kind: markFloor, Floor: floor, Durable: l.last}, true); err != nil {
-		return err
-	}
-	gone := l.segments[:n]
-	l.mu.Lock()
-	l.floor = floor
-	l.segments = append([]segment(nil), l.segments[n:]...)
-	l.mu.Unlock()
-	// crash C10: the floor is durable, and any part of what lies below it may still be there. The next Open sweeps it.
-	for _, seg := range gone {
-		if err := l.fs.Remove(seg.path); err != nil && !isNotExist(err) {
-			return wrapped(err)
-		}
-	}
-	return wrapped(l.fs.SyncDir(l.dir))
 }
 
 // window is the newest events, for followers that keep up. It is bounded by bytes; whoever falls behind it reads from

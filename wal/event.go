@@ -20,6 +20,9 @@ const (
 	JobsForgotten EventType = "jobs_forgotten" // about the log: which jobs are remembered no longer
 )
 
+// JobsForgotten is about the log itself: which jobs are remembered no longer, as Args say. It has no job.
+const JobsForgotten EventType = "jobs_forgotten"
+
 // EventLost is written by Salvage, and only by it, in the place of an event that could not be saved, so that seqs
 // stay dense and every other event keeps its own. It has no job.
 const EventLost EventType = "event_lost"
