@@ -114,7 +114,7 @@ func (l *Log) Follow(ctx context.Context, from uint64) iter.Seq2[Event, error] {
 }
 
 // At returns the event with the given seq: ErrInvalid when the log has not reached it, [ErrDropped] when it is gone.
-// It costs a few reads, however large the log.
+// It costs one read where the log has been read or written before, and a few elsewhere, however large it is.
 func (l *Log) At(seq uint64) (Event, error) {
 	last, err := l.refresh()
 	if err != nil {

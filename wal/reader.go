@@ -187,7 +187,7 @@ func (r *reader) shown(l *Log, s survey, t tail) (last uint64, end int64, err er
 	if err != nil {
 		return 0, 0, err
 	}
-	line, err := findLine(f, newest, last)
+	line, err := findLine(f, newest, last, t.next-1)
 	return last, line.end, errors.Join(err, f.Close())
 }
 
@@ -201,6 +201,7 @@ func (r *reader) show(l *Log, s survey, t tail) error {
 	defer l.mu.Unlock()
 	r.at, r.floor = end, s.floor
 	l.id, l.epoch = s.id, s.epoch
+	s.keepPlaces(l.segments)
 	l.segments = s.segments[s.dropped():]
 	if n := len(l.segments); n > 0 {
 		l.segments[n-1].size = end
