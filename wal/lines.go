@@ -147,6 +147,14 @@ func smallLineReader(f io.ReaderAt, at, end int64) *lineReader {
 	return &lineReader{f: f, at: at, end: end, buf: make([]byte, probeBytes)}
 }
 
+// sizedLineReader is a lineReader for few lines or many.
+func sizedLineReader(f io.ReaderAt, at, end int64) *lineReader {
+	if end-at >= readBuffer {
+		return newLineReader(f, at, end)
+	}
+	return &lineReader{f: f, at: at, end: end, buf: make([]byte, max(end-at, probeBytes))}
+}
+
 // back makes the line that was returned last the next one again.
 func (l *lineReader) back(got line) {
 	n := int(l.at - got.at)

@@ -199,6 +199,31 @@ func TestAt_reads_a_large_event_once(t *testing.T) {
 	}
 }
 
+// The last events of a log cost a few reads of their own size, in one that is closed as in one that is being written, with
+// newlines behind its lines.
+func TestTail_costs_few_reads(t *testing.T) {
+	dir := t.TempDir()
+	makeLog(t, dir, 20_000, Options{SegmentBytes: 1 << 20})
+	log, err := Open(dir, Options{Prefill: PrefillOn, SegmentBytes: 1 << 20})
+	require.NoError(t, err)
+	defer log.Close()
+	tail := func(most int64) {
+		t.Helper()
+		counting := &readsFS{FS: OS}
+		events, err := lastEvents(counting, dir, 100, firstStretch)
+		require.NoError(t, err)
+		require.Len(t, events, 100)
+		require.LessOrEqual(t, counting.bytes.Load(), most)
+		require.LessOrEqual(t, counting.reads.Load(), int64(20))
+	}
+	tail(120 << 10)
+	for range 100 {
+		_, err := log.Append(context.Background(), benchEvent(190))
+		require.NoError(t, err)
+	}
+	tail(120<<10 + maxAhead)
+}
+
 // Whatever stands in the list of places, the log answers the same.
 func TestPlaces_are_not_believed(t *testing.T) {
 	const n = 3000
