@@ -234,13 +234,17 @@ func makeLog(tb testing.TB, dir string, n int, opts Options) {
 	}
 }
 
-// benchLogs runs a benchmark on logs of several sizes, opened for reading.
-func benchLogs(b *testing.B, run func(b *testing.B, log *Log)) {
+func benchSizes() []int {
 	sizes := []int{1000, 100_000}
 	if large := benchEvents(); large > 100_000 {
 		sizes = append(sizes, large)
 	}
-	for _, n := range sizes {
+	return sizes
+}
+
+// benchLogs runs a benchmark on logs of several sizes, opened for reading.
+func benchLogs(b *testing.B, run func(b *testing.B, log *Log)) {
+	for _, n := range benchSizes() {
 		dir := b.TempDir()
 		makeLog(b, dir, n, Options{})
 		b.Run(fmt.Sprintf("events=%d", n), func(b *testing.B) {
@@ -319,16 +323,35 @@ func bareReplay(b *testing.B, dir string) {
 	}
 }
 
+// BenchmarkTail: cold has all from the path of a closed log to its last events, by Tail; opened, the same by Open with ReadOnly
+// and Log.Tail; open, Log.Tail of a log that is open.
 func BenchmarkTail(b *testing.B) {
-	for _, n := range []int{100} {
-		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
-			benchLogs(b, func(b *testing.B, log *Log) {
-				for b.Loop() {
-					if events, err := log.Tail(n); err != nil || len(events) != n {
-						b.Fatal(len(events), err)
-					}
-				}
-			})
+	const n = 100
+	fetch := func(b *testing.B, tail func(n int) ([]Event, error)) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if got, err := tail(n); err != nil || len(got) != n {
+				b.Fatal(len(got), err)
+			}
+		}
+	}
+	for _, events := range benchSizes() {
+		dir := b.TempDir()
+		makeLog(b, dir, events, Options{})
+		name := fmt.Sprintf("n=%d/events=%d", n, events)
+		b.Run("cold/"+name, func(b *testing.B) {
+			fetch(b, func(n int) ([]Event, error) { return Tail(dir, n) })
+		})
+		b.Run("opened/"+name, func(b *testing.B) {
+			fetch(b, func(n int) ([]Event, error) { return openedTail(OS, dir, n) })
+		})
+		b.Run("open/"+name, func(b *testing.B) {
+			log, err := Open(dir, Options{ReadOnly: true})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer log.Close()
+			fetch(b, log.Tail)
 		})
 	}
 }
@@ -348,7 +371,7 @@ func BenchmarkAt(b *testing.B) {
 // BenchmarkOpen reads headers and the newest segment, so its cost ends to grow at one segment. The log was closed
 // cleanly. role=writer opens and closes, which takes two syncs.
 func BenchmarkOpen(b *testing.B) {
-	for _, n := range []int{1000, 100_000, benchEvents()} {
+	for _, n := range benchSizes() {
 		dir := b.TempDir()
 		makeLog(b, dir, n, Options{})
 		for _, role := range []string{"reader", "writer"} {

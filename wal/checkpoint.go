@@ -178,12 +178,12 @@ func (l *Log) sumOf(seq uint64) (string, error) {
 		return "", err
 	}
 	defer f.Close() // only read
-	return sumIn(f, snap.segments[i], seq)
+	return sumIn(f, snap.segments[i], seq, snap.lastOf(i))
 }
 
-// sumIn is sumOf for an event that is known to be in a segment.
-func sumIn(f io.ReaderAt, seg segment, seq uint64) (string, error) {
-	line, err := findLine(f, seg, seq)
+// sumIn is sumOf for an event that is known to be in a segment, whose last event is last.
+func sumIn(f io.ReaderAt, seg segment, seq, last uint64) (string, error) {
+	line, err := findLine(f, seg, seq, last)
 	if err != nil {
 		return "", err
 	}

@@ -355,8 +355,9 @@ func (l *Log) write(batch []*request) {
 
 // encode gives a batch its places and its bytes.
 func (l *Log) encode(batch []*request) []byte {
-	seed := l.segments[len(l.segments)-1].seed
+	seg := l.segments[len(l.segments)-1]
 	buf, seq := l.buf[:0], l.next
+	note := noting{to: seg.places} // should the write fail, a place that is not one does no harm
 	for _, r := range batch {
 		r.first = seq
 		from := 0
@@ -367,7 +368,9 @@ func (l *Log) encode(batch []*request) []byte {
 				e.Prev = r.first + uint64(j)
 			}
 			at := place{seq: seq, prev: e.Prev, epoch: l.epoch, more: len(r.events) - 1 - i, durable: l.durable}
-			buf = appendLine(buf, at, r.bodies[from:r.ends[i]], seed)
+			begin := seg.size + int64(len(buf))
+			buf = appendLine(buf, at, r.bodies[from:r.ends[i]], seg.seed)
+			note.line(seq, begin, seg.size+int64(len(buf)))
 			from = r.ends[i]
 			seq++
 		}

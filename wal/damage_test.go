@@ -157,6 +157,9 @@ func examine(img image, events []wal.Event) error {
 	if err := examineReader(r, v, events); err != nil {
 		return fmt.Errorf("verdict %v: ReadOnly: %w", v, err)
 	}
+	if err := examineTail(r, events, 32<<10); err != nil {
+		return fmt.Errorf("verdict %v: Tail: %w", v, err)
+	}
 	if err := examineOpen(r, v, events, true); err != nil {
 		return fmt.Errorf("verdict %v: %w", v, err)
 	}

@@ -17,7 +17,6 @@ const (
 	JobCompleted  EventType = "job_completed"
 	JobFailed     EventType = "job_failed"
 	JobRolledBack EventType = "job_rolled_back"
-	JobsForgotten EventType = "jobs_forgotten" // about the log: which jobs are remembered no longer
 )
 
 // JobsForgotten is about the log itself: which jobs are remembered no longer, as Args say. It has no job.

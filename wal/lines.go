@@ -36,7 +36,7 @@ func newLineReader(f io.ReaderAt, at, end int64) *lineReader {
 }
 
 func (l *lineReader) close() {
-	if buf := l.buf; len(buf) == readBuffer {
+	if buf := l.buf[:cap(l.buf)]; len(buf) == readBuffer {
 		readBuffers.Put(&buf)
 	}
 	l.buf = nil
@@ -117,8 +117,10 @@ func (l *lineReader) fill() error {
 		copy(l.buf, l.buf[l.r:l.w])
 		l.r, l.w = 0, l.w-l.r
 	}
-	if l.w == len(l.buf) {
-		grown := make([]byte, min(2*len(l.buf), MaxLineBytes+1))
+	if larger := min(2*len(l.buf), MaxLineBytes+1); l.w == len(l.buf) && larger <= cap(l.buf) {
+		l.buf = l.buf[:larger]
+	} else if l.w == len(l.buf) {
+		grown := make([]byte, larger)
 		copy(grown, l.buf)
 		l.buf = grown
 	}
@@ -143,6 +145,14 @@ func (l *lineReader) fill() error {
 // smallLineReader is a lineReader for a few lines.
 func smallLineReader(f io.ReaderAt, at, end int64) *lineReader {
 	return &lineReader{f: f, at: at, end: end, buf: make([]byte, probeBytes)}
+}
+
+// sizedLineReader is a lineReader for few lines or many.
+func sizedLineReader(f io.ReaderAt, at, end int64) *lineReader {
+	if end-at >= readBuffer {
+		return newLineReader(f, at, end)
+	}
+	return &lineReader{f: f, at: at, end: end, buf: make([]byte, max(end-at, probeBytes))}
 }
 
 // back makes the line that was returned last the next one again.

@@ -119,8 +119,8 @@ func (l *Log) Follow(ctx context.Context, from uint64) iter.Seq2[Event, error] {
 }
 
 // At returns the event with the given seq: ErrInvalid when the log has not reached it, [ErrDropped] when it is gone. What
-// a compaction kept is there, too.
-// It costs a few reads, however large the log.
+// a compaction kept is there, too. It costs one read where the log has been read or written before, and a few elsewhere,
+// however large it is.
 func (l *Log) At(seq uint64) (Event, error) {
 	last, err := l.refresh()
 	if err != nil {
@@ -161,6 +161,13 @@ func (l *Log) firstLocked() uint64 {
 		return l.last + 1
 	}
 	return l.segments[0].first
+}
+
+// Carries tells whether the log was compacted, so that what is still needed from below FirstSeq is in [Log.Carried].
+func (l *Log) Carries() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.carried > 0
 }
 
 // LastSeq is the seq of the newest event that is shown, 0 for an empty log. A ReadOnly log learns of new ones when it

@@ -93,6 +93,9 @@ func TestMemory_does_not_grow_with_the_log(t *testing.T) {
 		}),
 		"Tail": reading(Options{}, func(log *Log) error { _, err := log.Tail(100); return err }),
 		"At":   reading(Options{}, func(log *Log) error { _, err := log.At(log.LastSeq() / 2); return err }),
+		"Tail of a path": func(dir string) func(FS) error {
+			return func(fsys FS) error { _, err := lastEvents(fsys, dir, 100, firstStretch); return err }
+		},
 		"Verify": func(dir string) func(FS) error {
 			return func(fsys FS) error { _, err := verify(fsys, dir); return err }
 		},

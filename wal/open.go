@@ -230,7 +230,7 @@ func (l *Log) rewrite(f File, t tail, write func(at int64, buf []byte) error) er
 	seg := l.segments[len(l.segments)-1]
 	from := seg.header
 	if t.durable >= seg.first {
-		at, err := findLine(f, seg, t.durable)
+		at, err := findLine(f, seg, t.durable, t.next-1)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sort"
+	"strconv"
 )
 
 // Reading what is shown: ranges from the front, single events by search, the last n from the back.
@@ -75,16 +77,16 @@ func (l *Log) read(from, last uint64, yield func(Event, error) bool) {
 		}
 		to := min(last, snap.lastOf(i))
 		final := i+1 < len(snap.segments) && to == snap.lastOf(i)
-		if !l.readSegment(snap.segments[i], from, to, final, yield) {
+		if !l.readSegment(snap.segments[i], from, to, snap.lastOf(i), final, yield) {
 			return
 		}
 		from = to + 1
 	}
 }
 
-// readSegment yields the events from..to, which one segment holds, and tells whether to go on. final: to is the last one of
-// a sealed segment, so that no event may stand behind it.
-func (l *Log) readSegment(seg segment, from, to uint64, final bool, yield func(Event, error) bool) bool {
+// readSegment yields the events from..to, which one segment holds, whose last event is last, and tells whether to go on.
+// final: to is the last one of a sealed segment, so that no event may stand behind it.
+func (l *Log) readSegment(seg segment, from, to, last uint64, final bool, yield func(Event, error) bool) bool {
 	f, err := l.openSegment(seg, from)
 	if err != nil {
 		yield(Event{}, err)
@@ -93,14 +95,14 @@ func (l *Log) readSegment(seg segment, from, to uint64, final bool, yield func(E
 	defer f.Close() // only read
 	at := seg.header
 	if from > seg.first {
-		start, err := findLine(f, seg, from)
+		start, err := findLine(f, seg, from, last)
 		if err != nil {
 			yield(Event{}, wrapped(err))
 			return false
 		}
 		at = start.at
 	}
-	r := rangeReader{seg: seg, lines: newLineReader(f, at, seg.size), next: from}
+	r := newRangeReader(seg, newLineReader(f, at, seg.size), from)
 	if to-from >= slabFrom {
 		r.slab.size = slabSize
 	}
@@ -160,6 +162,11 @@ type rangeReader struct {
 	lines *lineReader
 	next  uint64
 	rec   record
+	note  noting
+}
+
+func newRangeReader(seg segment, lines *lineReader, next uint64) *rangeReader {
+	return &rangeReader{seg: seg, lines: lines, next: next, note: noting{to: seg.places}}
 }
 
 func (r *rangeReader) event() (Event, error) {
@@ -194,6 +201,7 @@ func (r *rangeReader) line() ([]byte, error) {
 		if r.rec.seq != r.next {
 			return nil, r.corrupt(l.at, fmt.Sprintf("seq %d where %d was expected", r.rec.seq, r.next))
 		}
+		r.note.line(r.next, l.at, l.end)
 		r.next++
 		return l.bytes, nil
 	}
@@ -227,30 +235,91 @@ type lineOf struct {
 	event   Event
 }
 
-// findLine finds the line of an event that is known to be in the segment, by bisection over the bytes: seqs rise with
-// offsets, so there is no index to keep, to rebuild, or to trust.
-func findLine(f io.ReaderAt, seg segment, seq uint64) (lineOf, error) {
+// findLine finds the line of an event that is known to be in the segment, whose last event is last. Seqs rise with
+// offsets, so it can be searched for; what is known of places makes that short, and is not believed: what is not found in
+// its light is looked for without it.
+func findLine(f io.ReaderAt, seg segment, seq, last uint64) (lineOf, error) {
 	var d decoder
-	lo, hi := seg.header, seg.size // the line begins in [lo, hi)
-	for hi-lo > 2*probeBytes {
-		mid := lo + (hi-lo)/2
-		got, at, end, err := d.probe(f, seg, mid, hi)
-		switch {
-		case err != nil:
-			return lineOf{}, err
-		case got == 0 || got > seq: // no event begins in [mid, hi), or a later one is the first to
-			hi = mid
-		case got < seq:
-			lo = end
-		default:
-			lo, hi = at, end
-		}
+	first, end := placed{seg.first, seg.header}, placed{last + 1, seg.size}
+	lo, hi := seg.places.around(seq, first, end)
+	got, err := d.search(f, seg, lo, hi, seq)
+	if err != nil && (lo != first || hi != end) {
+		return d.search(f, seg, first, end, seq)
 	}
-	return d.walk(f, seg, lo, hi, seq)
+	return got, err
 }
 
-// probeBytes is how much one step of a search reads; a few lines.
-const probeBytes = 4 << 10
+// search finds the line of seq, which begins in [lo, hi). It guesses from the seqs where that may be; every third step halves
+// what is left, however wrong the guesses are.
+func (d *decoder) search(f io.ReaderAt, seg segment, lo, hi placed, seq uint64) (lineOf, error) {
+	for step := 1; ; step++ {
+		if hi.at-lo.at <= glanceBytes || distance(lo, hi, seq) <= glanceBytes/2 {
+			if got, ok := d.glance(f, seg, lo, hi, seq); ok {
+				return got, nil
+			}
+		}
+		if hi.at-lo.at <= 2*probeBytes {
+			return d.walk(f, seg, lo.at, hi.at, seq)
+		}
+		// Somewhat before it, so that a glance on from there meets it.
+		mid := max(lo.at+1, lo.at+distance(lo, hi, seq)-glanceBytes/4)
+		if step%3 == 0 {
+			mid = lo.at + (hi.at-lo.at)/2
+		}
+		got, at, end, err := d.probe(f, seg, mid, hi.at)
+		if err != nil {
+			return lineOf{}, err
+		}
+		switch {
+		case got == 0: // no event begins in [mid, hi)
+			hi.at = mid
+		case got > seq: // a later one is the first to
+			hi = placed{got, mid}
+		case got < seq:
+			lo = placed{got + 1, end}
+		default:
+			return d.walk(f, seg, at, end, seq)
+		}
+	}
+}
+
+// distance is how far behind lo the line of seq would be, if all lines were of one length.
+func distance(lo, hi placed, seq uint64) int64 {
+	if seq <= lo.seq || hi.seq <= seq {
+		return 0
+	}
+	return int64(float64(hi.at-lo.at) * (float64(seq-lo.seq) / float64(hi.seq-lo.seq)))
+}
+
+const (
+	probeBytes  = 4 << 10  // what one step of a search reads; a few lines
+	glanceBytes = 32 << 10 // what is read at once when the line should be there
+)
+
+// glance looks for the line of seq in the beginning of [lo, hi), in the writer's spelling, and passes over the others unread.
+// Not to find it says nothing.
+func (d *decoder) glance(f io.ReaderAt, seg segment, lo, hi placed, seq uint64) (lineOf, bool) {
+	if lo.seq != seq { // else the line begins at lo, however long it is
+		hi.at = min(hi.at, lo.at+glanceBytes)
+	}
+	lines := newLineReader(f, lo.at, hi.at)
+	if hi.seq != seq+1 { // else all of it is this line
+		lines.buf = lines.buf[:glanceBytes]
+	}
+	defer lines.close()
+	begin := append(strconv.AppendUint([]byte(`{"seq":`), seq, 10), ',')
+	var rec record
+	for {
+		l, err := lines.next()
+		if err != nil {
+			return lineOf{}, false
+		}
+		if bytes.HasPrefix(l.bytes, begin) && l.whole && d.decode(l.bytes, seg.seed, &rec) == nil && rec.seq == seq {
+			seg.places.add(seq, l.at, l.end)
+			return lineOf{l.at, l.end, d.event(&rec)}, true
+		}
+	}
+}
 
 // probe returns the first event whose line begins behind the first newline in [from, to); seq 0 when there is none.
 // Lines that are not intact are passed over: they are not what is looked for, or walk will say so.
@@ -269,6 +338,7 @@ func (d *decoder) probe(f io.ReaderAt, seg segment, from, to int64) (seq uint64,
 			break
 		}
 		if l.whole && d.decode(l.bytes, seg.seed, &rec) == nil && rec.mark == nil {
+			seg.places.add(rec.seq, l.at, l.end)
 			return rec.seq, l.at, l.end, nil
 		}
 	}
@@ -281,6 +351,9 @@ func (d *decoder) probe(f io.ReaderAt, seg segment, from, to int64) (seq uint64,
 // walk reads the lines that begin in [lo, hi) one by one.
 func (d *decoder) walk(f io.ReaderAt, seg segment, lo, hi int64, seq uint64) (lineOf, error) {
 	lines := smallLineReader(f, lo, seg.size)
+	if hi-lo > probeBytes {
+		lines = newLineReader(f, lo, seg.size)
+	}
 	defer lines.close()
 	missing := func(at int64, reason string) error {
 		return &CorruptError{Path: seg.path, Offset: at, Seq: seq, Reason: reason}
@@ -323,7 +396,7 @@ func (l *Log) readOne(seq uint64) (Event, error) {
 		return Event{}, err
 	}
 	defer f.Close() // only read
-	got, err := findLine(f, snap.segments[i], seq)
+	got, err := findLine(f, snap.segments[i], seq, snap.lastOf(i))
 	return got.event, wrapped(err)
 }
 

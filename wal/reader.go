@@ -198,7 +198,7 @@ func (r *reader) shown(l *Log, s survey, t tail) (last uint64, end int64, err er
 	if err != nil {
 		return 0, 0, err
 	}
-	line, err := findLine(f, newest, last)
+	line, err := findLine(f, newest, last, t.next-1)
 	return last, line.end, errors.Join(err, f.Close())
 }
 
@@ -212,6 +212,7 @@ func (r *reader) show(l *Log, s survey, t tail) error {
 	defer l.mu.Unlock()
 	r.at = end
 	l.id, l.epoch, l.floor, l.carried = s.id, s.epoch, s.floor, s.carried
+	s.keepPlaces(l.segments)
 	l.segments = s.segments[s.dropped():]
 	if n := len(l.segments); n > 0 {
 		l.segments[n-1].size = end

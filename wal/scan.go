@@ -59,6 +59,7 @@ type scanner struct {
 	seg   segment
 	lines *lineReader
 	rec   record
+	note  noting
 	tail
 	left int // events that the group under way still lacks
 	want uint64
@@ -70,9 +71,18 @@ func scanTail(f File, seg segment, start int64, next uint64) (tail, error) {
 	if err != nil {
 		return tail{}, err
 	}
-	s := scanner{seg: seg, lines: newLineReader(f, start, size), want: next}
-	s.tail = tail{next: next, end: start, durable: seg.first - 1, epoch: seg.epoch, size: size}
+	s := newScanner(seg, newLineReader(f, start, size), next)
 	defer s.lines.close()
+	return s.run()
+}
+
+// newScanner begins where the next line of lines is that of seq next, or a mark.
+func newScanner(seg segment, lines *lineReader, next uint64) *scanner {
+	return &scanner{seg: seg, lines: lines, want: next, note: noting{to: seg.places},
+		tail: tail{next: next, end: lines.at, durable: seg.first - 1, epoch: seg.epoch, size: lines.end}}
+}
+
+func (s *scanner) run() (tail, error) {
 	for s.damage == nil {
 		l, err := s.lines.next()
 		if errors.Is(err, io.EOF) {
@@ -128,6 +138,7 @@ func (s *scanner) takeEvent(r *record, l line) string {
 	if s.left > 0 && r.more != s.left-1 {
 		return fmt.Sprintf("%d events are to follow in the group where %d were expected", r.more, s.left-1)
 	}
+	s.note.line(r.seq, l.at, l.end)
 	s.durable = max(s.durable, r.durable)
 	s.epoch = max(s.epoch, r.epoch)
 	s.want++

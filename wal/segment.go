@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -30,6 +32,7 @@ type segment struct {
 	seed   uint32 // the checksum's state after its salt
 	header int64  // bytes of its header line, newline included
 	size   int64  // bytes in it that count: for the newest segment up to the last shown event, or the file's size
+	places *places
 }
 
 func segmentName(first uint64) string { return fmt.Sprintf("%0*d%s", seqDigits, first, segmentSuffix) }
@@ -117,7 +120,7 @@ func createSegment(fsys FS, dir string, head mark, extra ...mark) (_ segment, _ 
 	head.Kind, head.Version, head.Salt = markSegment, formatVersion, randomHex(8)
 	seg := segment{
 		path: filepath.Join(dir, segmentName(head.First)), first: head.First, prior: head.Prior, epoch: head.Epoch,
-		seed: saltSeed(head.Salt),
+		seed: saltSeed(head.Salt), places: new(places),
 	}
 	buf := appendMark(nil, head, seg.seed)
 	seg.header = int64(len(buf))
@@ -181,7 +184,7 @@ var errNoHeader = errors.New("no segment header")
 
 // readHeader opens a segment and reads its header.
 func readHeader(fsys FS, path string) (_ segment, _ *mark, err error) {
-	seg := segment{path: path}
+	seg := segment{path: path, places: new(places)}
 	seg.first, _ = parseSegmentName(filepath.Base(path))
 	f, err := fsys.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
@@ -348,6 +351,17 @@ func (s *survey) dropped() int {
 		n++
 	}
 	return n
+}
+
+// keepPlaces takes over what is known of places in segments that were surveyed before.
+func (s *survey) keepPlaces(before []segment) {
+	for i := range s.segments {
+		now := &s.segments[i]
+		j, found := slices.BinarySearchFunc(before, now.first, func(b segment, first uint64) int { return cmp.Compare(b.first, first) })
+		if found && before[j].seed == now.seed {
+			now.places = before[j].places
+		}
+	}
 }
 
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

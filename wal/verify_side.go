@@ -84,8 +84,12 @@ func (c *checker) madeAfter(side *sideFile, s survey) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() // only read
-	sum, err := sumIn(f, s.segments[i], side.head.seq)
+	defer f.Close()       // only read
+	last := side.head.seq // as far as it is known; a search needs no better
+	if i+1 < len(s.segments) {
+		last = s.segments[i+1].first - 1
+	}
+	sum, err := sumIn(f, s.segments[i], side.head.seq, last)
 	if errors.Is(err, ErrCorrupt) {
 		return nil // which was complained of
 	}
