@@ -113,6 +113,14 @@ func (j *Jobs) Refuses(id string) bool {
 	return j.refused.has(print)
 }
 
+// RefusesFrom tells whether ids are still refused because the jobs_forgotten event at seq has named them: until then it
+// is needed.
+func (j *Jobs) RefusesFrom(seq uint64) bool {
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	return j.refused.since(seq)
+}
+
 // A Stray is a job of which Jobs has passed over what was left.
 type Stray struct {
 	JobID string

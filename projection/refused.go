@@ -1,8 +1,10 @@
 package projection
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
 	"time"
 )
 
@@ -54,6 +56,12 @@ func (x *refusals) release(before time.Time) {
 }
 
 func (x *refusals) has(print uint64) bool { return x.set.has(print) }
+
+// since tells whether ids that the event at seq has named are refused still.
+func (x *refusals) since(seq uint64) bool {
+	_, found := slices.BinarySearchFunc(x.events, seq, func(r refusal, seq uint64) int { return cmp.Compare(r.seq, seq) })
+	return found
+}
 
 // fingerprint stands for an id, in 64 bits of SHA-256, never 0.
 func fingerprint(id string) uint64 {

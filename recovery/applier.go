@@ -1,7 +1,6 @@
 package recovery
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +25,10 @@ type applier struct {
 	goal    uint64 // where the log ended when the engine was opened
 	report  func(Progress)
 	started time.Time
+	due     chan struct{} // gets a value, if there is room for it, when events have come to dueAt
+
+	folding sync.Mutex    // held for the time of one event: who freezes the state holds it, too
+	dueAt   atomic.Uint64 // the seq at which the next checkpoint is due
 
 	applied atomic.Uint64 // every event up to this seq is in the jobs and the projections, exactly once
 	over    atomic.Bool   // stopped is set
@@ -37,12 +40,14 @@ type applier struct {
 	stopped    error         // why no more events are applied
 	unreadable []Unreadable
 	failed     []*ProjectionError
+	keepErr    error // of the newest checkpoint or compaction in the background
 }
 
-// view is one projection, and whether it still follows.
+// view is one projection, and whether it still follows. The applier's own.
 type view struct {
 	projection.Projection
-	out bool // it returned an error or panicked; the applier's own
+	has uint64 // what its checkpoint holds: events up to this seq are in it
+	out bool   // it returned an error or panicked
 }
 
 // A ProjectionError says which event a projection could not take. It gets no more events; the log, the command that
@@ -70,15 +75,6 @@ func (a *applier) follow(events iter.Seq2[wal.Event, error]) {
 	}
 }
 
-// catchUp applies what there is, before anyone can append. Of a directory, the log can only be read by then: damage
-// anywhere, or a ctx that is done, ends Open before anything on disk has changed.
-func (a *applier) catchUp(ctx context.Context, log Log) error {
-	a.applied.Store(log.FirstSeq() - 1)
-	a.goal = log.LastSeq()
-	err := a.applyAll(readAhead(log.Events(ctx, log.FirstSeq())))
-	return cmp.Or(err, ctx.Err()) // it may all have been read before ctx was done
-}
-
 func (a *applier) applyAll(events iter.Seq2[wal.Event, error]) error {
 	for e, err := range events {
 		if err != nil {
@@ -93,22 +89,21 @@ func (a *applier) applyAll(events iter.Seq2[wal.Event, error]) error {
 
 // apply folds one event into its job, hands both to the projections, and wakes who waits for it.
 func (a *applier) apply(e wal.Event) error {
-	job, err := a.fold(e)
-	if err != nil {
+	if err := a.fold(e); err != nil {
 		return err
-	}
-	for _, v := range a.views {
-		if !v.out {
-			a.show(v, e, job)
-		}
 	}
 	// Before Open can know that it is done: the caller is not told anything after that.
 	if a.report != nil && e.Seq <= a.goal && (e.Seq%progressEvery == 0 || e.Seq == a.goal) {
 		a.report(Progress{Applied: e.Seq, Last: a.goal, Took: time.Since(a.started)})
 	}
-	a.applied.Store(e.Seq)
 	if e.Seq == a.goal || a.waiters.Load() > 0 {
 		a.wake(e.Seq)
+	}
+	if e.Seq >= a.dueAt.Load() {
+		select {
+		case a.due <- struct{}{}:
+		default: // told already
+		}
 	}
 	return nil
 }
@@ -135,24 +130,61 @@ func (a *applier) removeLocked(seq uint64) {
 // progressEvery is how many events lie between two calls of Options.OnProgress.
 const progressEvery = 16384
 
-// fold brings the event's job forward. An event that its job can't take parks the job and stops nothing.
-func (a *applier) fold(e wal.Event) (statemachine.Job, error) {
+// fold brings the event's job forward, and with it the projections. An event that its job can't take parks the job and
+// stops nothing: why a job is parked stands in the job.
+func (a *applier) fold(e wal.Event) error {
+	a.folding.Lock()
+	defer a.folding.Unlock() // also when a projection ends the goroutine
+	if e.Type == wal.JobsForgotten {
+		return a.forget(e)
+	}
 	if e.JobID == "" && e.Problem != "" {
-		a.noteUnreadable(e)
+		a.noteUnreadable(e.Seq, e.Problem)
 	}
 	job, err := a.jobs.Fold(e)
 	if errors.Is(err, statemachine.ErrMisdirected) {
-		return job, err
+		return err
 	}
-	return job, nil // why a job is parked stands in the job
+	if e.JobID == "" || job.ID != "" { // else it is of a job that is forgotten further on
+		a.showAll(e, func(p projection.Projection) error { return p.Apply(e, job) })
+	}
+	a.applied.Store(e.Seq)
+	return nil
 }
 
-// show lets one projection take an event.
-func (a *applier) show(v *view, e wal.Event, job statemachine.Job) {
-	err := applyTo(v.Projection, e, job)
-	if err == nil {
-		return
+// forget lets go of the jobs that the event names.
+func (a *applier) forget(e wal.Event) error {
+	jobs, err := a.jobs.Forget(e)
+	if errors.Is(err, statemachine.ErrMisdirected) {
+		return err
 	}
+	if err != nil {
+		a.noteUnreadable(e.Seq, err.Error())
+	}
+	a.showAll(e, func(p projection.Projection) error {
+		if f, ok := p.(projection.Forgetter); ok {
+			return f.Forget(e, jobs)
+		}
+		return p.Apply(e, statemachine.Job{})
+	})
+	a.applied.Store(e.Seq)
+	return nil
+}
+
+// showAll lets each projection take an event that it has not.
+func (a *applier) showAll(e wal.Event, take func(projection.Projection) error) {
+	for _, v := range a.views {
+		if v.out || e.Seq <= v.has {
+			continue
+		}
+		if err := guarded(func() error { return take(v) }); err != nil {
+			a.drop(v, e, err)
+		}
+	}
+}
+
+// drop stops a projection.
+func (a *applier) drop(v *view, e wal.Event, err error) {
 	v.out = true
 	failed := &ProjectionError{Name: v.Name(), Seq: e.Seq, JobID: e.JobID, Err: err}
 	a.mu.Lock()
@@ -161,7 +193,8 @@ func (a *applier) show(v *view, e wal.Event, job statemachine.Job) {
 	a.logger.Error("recovery: projection stopped", slog.Any("error", failed))
 }
 
-func applyTo(p projection.Projection, e wal.Event, job statemachine.Job) (err error) {
+// guarded makes a panic of code that is not ours an error.
+func guarded(do func() error) (err error) {
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
@@ -171,14 +204,14 @@ func applyTo(p projection.Projection, e wal.Event, job statemachine.Job) (err er
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
-	return p.Apply(e, job)
+	return do()
 }
 
-func (a *applier) noteUnreadable(e wal.Event) {
+func (a *applier) noteUnreadable(seq uint64, problem string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.unreadable) < maxListed {
-		a.unreadable = append(a.unreadable, Unreadable{Seq: e.Seq, Problem: e.Problem})
+		a.unreadable = append(a.unreadable, Unreadable{Seq: seq, Problem: problem})
 	}
 }
 

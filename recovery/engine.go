@@ -24,6 +24,14 @@ type Engine struct {
 	cancel  context.CancelFunc // ends the applier
 	done    chan struct{}      // closed when it has ended
 	opened  Report             // what Open found
+	opts    Options
+
+	life    context.Context // ends when Close begins
+	end     context.CancelFunc
+	keeper  sync.WaitGroup // what goes on in the background
+	keeping chan struct{}  // holds a value while a checkpoint is written or the log is compacted; it guards:
+	kept    uint64         // seq of the newest checkpoint
+	lacking []string       // projections that are not in it
 
 	gate     sync.RWMutex // held for reading by a command from its first look at a job until its event is applied
 	closed   bool         // guarded by gate
@@ -73,7 +81,7 @@ func (e *Engine) one(ctx context.Context, c Command) (statemachine.Job, error) {
 // once. It returns when they are durable and applied, with the job of each command as it stands after all of them.
 //
 // Nothing is written when it returns one of: a *[statemachine.TransitionError] (it says what would have been allowed;
-// ErrUnknownJob or ErrDuplicateJob where that is the reason), a *[statemachine.ParkedError], [ErrConflict],
+// ErrUnknownJob or ErrDuplicateJob where that is the reason), a *[statemachine.ParkedError], a *[ForgottenError], [ErrConflict],
 // wal.ErrInvalid, wal.ErrTooLarge, wal.ErrNoSpace, wal.ErrReadOnly, wal.ErrClosed, or ctx's error, without
 // wal.ErrOutcomeUnknown. wal.ErrFailed is for good. Together with wal.ErrOutcomeUnknown, whichever it is, the events may
 // be there at the next Open. With several commands, the error of one of them says which.
@@ -177,7 +185,10 @@ var machines = sync.Pool{New: func() any { return statemachine.NewMachine(statem
 // the append has succeeded and the applier has read it.
 func (e *Engine) fire(ctx context.Context, events []wal.Event) error {
 	if len(events) == 1 {
-		t := e.begin(&events[0])
+		t, err := e.begin(&events[0])
+		if err != nil {
+			return err
+		}
 		defer machines.Put(t.machine)
 		return t.fire(ctx, &events[0])
 	}
@@ -191,7 +202,10 @@ func (e *Engine) fire(ctx context.Context, events []wal.Event) error {
 		event := &events[i]
 		t := used[event.JobID]
 		if t == nil {
-			begun := e.begin(event)
+			begun, err := e.begin(event)
+			if err != nil {
+				return which(err, i, len(events))
+			}
 			t = &begun
 			used[event.JobID] = t
 		}
@@ -209,13 +223,16 @@ type turn struct {
 }
 
 // begin takes a job's first event of a group.
-func (e *Engine) begin(event *wal.Event) turn {
-	job, _ := e.jobs.Get(event.JobID)
+func (e *Engine) begin(event *wal.Event) (turn, error) {
+	job, known := e.jobs.Get(event.JobID)
+	if !known && e.opts.RefuseIDs > 0 && e.jobs.Refuses(event.JobID) {
+		return turn{}, &ForgottenError{JobID: event.JobID, Event: event.Type}
+	}
 	job.ID = event.JobID
 	event.Prev = job.Seq
 	t := turn{machines.Get().(*statemachine.Machine), job.Capability}
 	t.machine.Reset(job)
-	return t
+	return t, nil
 }
 
 func (t *turn) fire(ctx context.Context, event *wal.Event) error {
@@ -283,13 +300,14 @@ func (e *Engine) Interrupted() []statemachine.Job {
 }
 
 // History yields the events of one job, oldest first. It goes from event to event by Prev and never scans the log; it
-// holds one job's events in memory. statemachine.ErrUnknownJob: there is no such job. Where the way back is broken (the
+// holds one job's events in memory. statemachine.ErrUnknownJob: there is no such job; a
+// [ForgottenError], which is wal.ErrDropped: there was one. Where the way back is broken (the
 // event was dropped, is damaged, or is of another job), the error comes first, and then what lies on this side of it.
 func (e *Engine) History(ctx context.Context, id string) iter.Seq2[wal.Event, error] {
 	return func(yield func(wal.Event, error) bool) {
 		job, known := e.jobs.Get(id)
 		if !known {
-			yield(wal.Event{}, fmt.Errorf("recovery: job %q: %w", id, statemachine.ErrUnknownJob))
+			yield(wal.Event{}, e.unknown(id))
 			return
 		}
 		events, err := e.walk(ctx, id, job.Seq)
@@ -305,6 +323,14 @@ func (e *Engine) History(ctx context.Context, id string) iter.Seq2[wal.Event, er
 			}
 		}
 	}
+}
+
+// unknown says why there is no such job.
+func (e *Engine) unknown(id string) error {
+	if e.jobs.Refuses(id) {
+		return &ForgottenError{JobID: id}
+	}
+	return fmt.Errorf("recovery: job %q: %w", id, statemachine.ErrUnknownJob)
 }
 
 // walk collects a job's events, newest first.
@@ -342,15 +368,18 @@ func (e *Engine) Follow(ctx context.Context, from uint64) iter.Seq2[wal.Event, e
 	return e.log.Follow(ctx, from)
 }
 
-// Close waits for the commands in flight, stops the applier, and closes the log. Commands return wal.ErrClosed from
+// Close waits for the commands in flight, breaks off a checkpoint or a compaction, stops the applier, and closes the log. Commands return wal.ErrClosed from
 // then on; jobs can still be read. Closing again returns the same.
 func (e *Engine) Close() error {
+	e.end()
 	e.gate.Lock()
 	defer e.gate.Unlock()
 	if e.closed {
 		return e.closeErr
 	}
 	e.closed = true
+	e.keeper.Wait()
+	e.keeping <- struct{}{} // for good; whoever had it ends with life
 	if e.cancel != nil {
 		e.cancel()
 		<-e.done
