@@ -109,7 +109,9 @@ func TestF1_F3_tail_of_a_hundred_events(t *testing.T) {
 	t.Parallel()
 	img, events := hundred(t)
 	name := img.Newest()
-	check := func(changed image, at int) error { return examineTail(ram(changed), events, []int64{200, 32 << 10}[at%2]) }
+	check := func(changed image, at int) error {
+		return examineTail(ram(changed), events, []int64{200, 32 << 10}[at%2])
+	}
 	t.Logf("%d cuts, %d flips", everyCut(t, img, name, check), everyFlip(t, img, name, check))
 }
 
