@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -99,6 +100,8 @@ func (e *Engine) load(ctx context.Context, files Files, c wal.Checkpoint) (loade
 			return err
 		case !loaded:
 			return errors.New("it begins without jobs")
+		case s.Name == ownSection:
+			return e.loadOwn(s, r)
 		}
 		for _, v := range e.applier.views {
 			if v.Name() == s.Name {
@@ -111,6 +114,30 @@ func (e *Engine) load(ctx context.Context, files Files, c wal.Checkpoint) (loade
 		err = &wal.CorruptError{Path: c.Path, Seq: c.Seq, Reason: "a checkpoint without jobs"}
 	}
 	return loaded, err
+}
+
+// ownSection is the engine's own part of a checkpoint: which projections in it are incomplete, as a JSON object.
+const (
+	ownSection = "engine"
+	ownVersion = 1
+)
+
+type own struct {
+	Incomplete []string `json:"incomplete"`
+}
+
+func (e *Engine) saveOwn(w io.Writer) error { return json.NewEncoder(w).Encode(own{e.opened.Incomplete}) }
+
+func (e *Engine) loadOwn(s wal.Section, r io.Reader) error {
+	var o own
+	if s.Version != ownVersion {
+		return fmt.Errorf("version %d, not %d", s.Version, ownVersion)
+	}
+	if err := json.NewDecoder(r).Decode(&o); err != nil {
+		return err
+	}
+	e.opened.Incomplete = o.Incomplete
+	return nil
 }
 
 // loadView loads one projection. If that fails, or its snapshot is of another version, the log will have to do.
@@ -175,7 +202,11 @@ func (e *Engine) replayCarried(files Files, lacking []string, floor uint64) erro
 	if refused := e.refusedIncomplete(lacking); len(refused) > 0 {
 		return &IncompleteError{Names: refused, FirstSeq: floor}
 	}
-	e.opened.Incomplete = lacking
+	for _, name := range lacking {
+		if !slices.Contains(e.opened.Incomplete, name) {
+			e.opened.Incomplete = append(e.opened.Incomplete, name)
+		}
+	}
 	return e.applier.applyAll(func(yield func(wal.Event, error) bool) {
 		for event, err := range readAhead(files.Carried()) {
 			e.opened.Replayed++
@@ -269,7 +300,6 @@ type frozen struct {
 	sections []wal.Section
 	lacking  []string // projections that are not in it
 	errs     []error  // why, where they failed
-	saved    map[string]*sync.Once
 }
 
 // freeze lets the applier stand still for as long as it takes to freeze the state.
@@ -277,8 +307,9 @@ func (e *Engine) freeze() *frozen {
 	a := e.applier
 	a.folding.Lock()
 	defer a.folding.Unlock()
-	f := &frozen{seq: a.applied.Load(), saved: make(map[string]*sync.Once)}
+	f := &frozen{seq: a.applied.Load()}
 	f.add(e.jobs)
+	f.sections = append(f.sections, wal.Section{Name: ownSection, Version: ownVersion, Save: e.saveOwn})
 	for _, v := range a.views {
 		if v.out {
 			f.lacking = append(f.lacking, v.Name())
@@ -306,7 +337,6 @@ func (f *frozen) add(p projection.Projection) {
 		return
 	}
 	once := new(sync.Once)
-	f.saved[p.Name()] = once
 	f.sections = append(f.sections, wal.Section{Name: p.Name(), Version: s.Version(), Save: func(w io.Writer) (err error) {
 		once.Do(func() { err = guarded(func() error { return save(w) }) })
 		if err != nil {
@@ -319,7 +349,7 @@ func (f *frozen) add(p projection.Projection) {
 // thaw ends the freezing of what was not saved: a snapshot costs its owner something until its save has returned.
 func (f *frozen) thaw() {
 	for _, s := range f.sections {
-		_ = s.Save(nowhere{}) // does nothing for what was saved
+		_ = s.Save(nowhere{}) // does nothing for what was saved, and fails for what was not
 	}
 }
 
