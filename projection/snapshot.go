@@ -112,7 +112,7 @@ func (t *table) putAside(slot uint32) {
 }
 
 // errThawed: the state is not there any more.
-var errThawed = errors.New("given up for a newer one")
+var errThawed = errors.New("the frozen state is not kept any more, for there is a newer one")
 
 // collect copies the frozen records of the next slab that has any; 0 of them at the end.
 func (j *Jobs) collect(f *freeze, into *[slabLen]record) (n int, err error) {
@@ -164,8 +164,12 @@ func (t *table) pick(f *freeze, into *[slabLen]record) int {
 }
 
 func (j *Jobs) save(f *freeze, w io.Writer) error {
+	names, err := j.names(f)
+	if err != nil {
+		return err
+	}
 	out := encoder{w: w}
-	if err := out.opening(f, j.names(f)); err != nil {
+	if err := out.opening(f, names); err != nil {
 		return err
 	}
 	var records [slabLen]record
@@ -187,14 +191,17 @@ func (j *Jobs) save(f *freeze, w io.Writer) error {
 }
 
 // names returns those of the capabilities.
-func (j *Jobs) names(f *freeze) []string {
+func (j *Jobs) names(f *freeze) ([]string, error) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
+	if j.frozen != f {
+		return nil, errThawed
+	}
 	names := make([]string, f.capabilities)
 	for i := range names {
 		names[i] = j.capabilities[i].name
 	}
-	return names
+	return names, nil
 }
 
 // An encoder writes a snapshot.
