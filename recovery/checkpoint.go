@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"slices"
 	"sync"
 
 	"github.com/jobwal/jobwal/projection"
+	"github.com/jobwal/jobwal/statemachine"
 	"github.com/jobwal/jobwal/wal"
 )
 
@@ -35,7 +37,7 @@ func (e *Engine) restore(ctx context.Context, log Log) error {
 	e.opened = Report{}
 	files, ok := log.(Files)
 	floor := uint64(0)
-	if ok && files.Carries() {
+	if ok && log.FirstSeq() > 1 {
 		floor = log.FirstSeq()
 	}
 	e.reset(floor)
@@ -126,7 +128,9 @@ type own struct {
 	Incomplete []string `json:"incomplete"`
 }
 
-func (e *Engine) saveOwn(w io.Writer) error { return json.NewEncoder(w).Encode(own{e.opened.Incomplete}) }
+func (e *Engine) saveOwn(w io.Writer) error {
+	return json.NewEncoder(w).Encode(own{e.opened.Incomplete})
+}
 
 func (e *Engine) loadOwn(s wal.Section, r io.Reader) error {
 	var o own
@@ -162,10 +166,8 @@ func (e *Engine) replay(ctx context.Context, log Log, floor uint64) error {
 	a.goal = log.LastSeq()
 	from := a.applied.Load() + 1
 	if lacking := e.notLoaded(); len(lacking) > 0 || from < log.FirstSeq() {
-		if from > 1 && floor == 0 || floor > 0 {
-			e.jobs = projection.NewJobsWith(e.jobsOptions(floor))
-			a.jobs = e.jobs
-		}
+		e.jobs = projection.NewJobsWith(e.jobsOptions(floor)) // of the checkpoint's, some events would be applied again
+		a.jobs = e.jobs
 		from = log.FirstSeq()
 		a.applied.Store(0)
 		if floor > 0 {
@@ -180,8 +182,31 @@ func (e *Engine) replay(ctx context.Context, log Log, floor uint64) error {
 		return err
 	}
 	if strays := e.jobs.Strays(); len(strays) > 0 {
-		return fmt.Errorf("recovery: job %q: seq %d goes on from an event below seq %d that was not carried: %w",
-			strays[0].JobID, strays[0].Seq, floor, wal.ErrCorrupt)
+		return e.replayLost(ctx, log.(Files), log, floor, strays)
+	}
+	return nil
+}
+
+// replayLost folds the jobs once more, when there are some of which the log has the end, and neither the beginning nor
+// that they were forgotten: it was cut by [wal.Log.DropBefore], or saved by [wal.Salvage] from what was left of it. They
+// are parked. The projections have seen all that can be believed.
+func (e *Engine) replayLost(ctx context.Context, files Files, log Log, floor uint64, strays []projection.Stray) error {
+	opts := e.jobsOptions(floor)
+	opts.Lost = make(map[string]bool, len(strays))
+	for _, s := range strays {
+		opts.Lost[s.JobID] = true
+	}
+	e.jobs = projection.NewJobsWith(opts)
+	e.applier.jobs = e.jobs
+	for _, events := range []iter.Seq2[wal.Event, error]{files.Carried(), log.Events(ctx, floor)} {
+		for event, err := range readAhead(events) {
+			if err != nil {
+				return err
+			}
+			if _, err := e.jobs.Fold(event); errors.Is(err, statemachine.ErrMisdirected) {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -401,4 +426,3 @@ func (e *Engine) noteKept(err error) {
 		e.opts.Logger.Error("recovery: checkpoint or compaction failed; it will be tried again", slog.Any("error", err))
 	}
 }
-

@@ -147,7 +147,9 @@ func (s *soak) compact() {
 	}
 }
 
-func (s *soak) wait() { s.now = s.now.Add(time.Duration(rapid.IntRange(-20, 60).Draw(s.t, "wait")) * time.Second) }
+func (s *soak) wait() {
+	s.now = s.now.Add(time.Duration(rapid.IntRange(-20, 60).Draw(s.t, "wait")) * time.Second)
+}
 
 func (s *soak) reopen() {
 	require.NoError(s.t, s.e.Close())
@@ -250,3 +252,42 @@ func propCheckpoints(t *rapid.T) {
 func TestR2_R5_checkpoints_and_compaction_lose_nothing(t *testing.T) { rapid.Check(t, propCheckpoints) }
 
 func FuzzR2_R5_checkpoints(f *testing.F) { f.Fuzz(rapid.MakeFuzz(propCheckpoints)) }
+
+// R4: a log that was cut by hand, below an engine: the job that lost its beginning is parked, and what no event has kept is
+// not made up.
+func TestR4_a_job_whose_beginning_was_dropped_is_parked(t *testing.T) {
+	ctx, disk := t.Context(), crashfs.New()
+	opts := Options{WAL: wal.Options{FS: disk, SegmentBytes: 1 << 10}}
+	e, err := Open(ctx, "jobs", opts)
+	require.NoError(t, err)
+	for i := range 10 {
+		_, err := e.Submit(ctx, Submission{JobID: fmt.Sprint(i), Args: strings.Repeat("x", 300)})
+		require.NoError(t, err)
+	}
+	_, err = e.Validate(ctx, "0")
+	require.NoError(t, err)
+	require.NoError(t, e.Close())
+	l, err := wal.Open("jobs", opts.WAL)
+	require.NoError(t, err)
+	require.NoError(t, l.DropBefore(6))
+	first := l.FirstSeq()
+	require.Greater(t, first, uint64(1))
+	require.NoError(t, l.Close())
+
+	e = inMemory(t, disk, opts)
+	job, known := e.Job("0")
+	require.True(t, known)
+	require.Contains(t, job.Parked, "its prev is 1")
+	_, known = e.Job(fmt.Sprint(first - 2))
+	require.False(t, known, "it was dropped")
+	job, _ = e.Job("9")
+	require.Empty(t, job.Parked)
+	require.Equal(t, []string{"stats"}, e.Report().Incomplete)
+
+	opts.Projections = []projection.Projection{&recorder{}}
+	opts.WAL.ReadOnly, opts.WAL.FS = true, disk
+	_, err = Open(ctx, "jobs", opts)
+	var incomplete *IncompleteError
+	require.ErrorAs(t, err, &incomplete)
+	require.Equal(t, []string{"recorder"}, incomplete.Names)
+}
