@@ -442,7 +442,7 @@ func BenchmarkDecode(b *testing.B) {
 func BenchmarkEncode(b *testing.B) {
 	e := benchEvent(190)
 	at := place{seq: 100_000, prev: 99_999, epoch: 1, durable: 99_998}
-	var d door
+	d := *newDoor()
 	for _, path := range []string{"line", "checked"} {
 		b.Run("path="+path, func(b *testing.B) {
 			b.SetBytes(190)
