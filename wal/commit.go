@@ -23,8 +23,9 @@ type request struct {
 	events []Event
 	bodies []byte // of the events, one after the other
 	room   *room
-	ends   []int // where each ends in bodies
-	links  []int // for each event the index of its job's previous one in this group, or -1
+	ends   []int  // where each ends in bodies
+	links  []int  // for each event the index of its job's previous one in this group, or -1
+	reach  uint64 // the highest Prev of those without a link
 	task   func() error
 	final  bool // the task of Close, which runs on a closed or failed log too
 	first  uint64
@@ -73,7 +74,7 @@ func (l *Log) prepare(events []Event) (*request, error) {
 		return nil, err
 	}
 	r.link()
-	return r, r.checkPrev(l.LastSeq())
+	return r, nil
 }
 
 // prepare does as much as can be done without knowing the log.
@@ -153,14 +154,16 @@ func inGroup(err error, i, n int) error {
 // link finds, for each event, its job's previous one in the same group.
 func (r *request) link() {
 	if len(r.events) == 1 {
-		r.links[0] = -1
+		r.links[0], r.reach = -1, r.events[0].Prev
 		return
 	}
 	before := make(map[string]int, len(r.events))
-	for i, e := range r.events {
-		r.links[i] = -1
+	for i := range r.events {
+		e := &r.events[i]
 		if j, ok := before[e.JobID]; ok && e.JobID != "" {
 			r.links[i] = j
+		} else {
+			r.links[i], r.reach = -1, max(r.reach, e.Prev)
 		}
 		before[e.JobID] = i
 	}
@@ -169,6 +172,10 @@ func (r *request) link() {
 // commit queues a request and returns when it is done.
 func (l *Log) commit(ctx context.Context, r *request) error {
 	l.mu.Lock()
+	if last := l.last; r.reach > last {
+		l.mu.Unlock()
+		return r.checkPrev(last)
+	}
 	for {
 		if err := l.refusedLocked(); err != nil {
 			l.mu.Unlock()
