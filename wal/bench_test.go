@@ -129,6 +129,21 @@ func openBench(b *testing.B, opts Options) (*Log, *countingFS) {
 	return log, counting
 }
 
+// reportSize reports what an event takes in the log's files, with what is filled ahead.
+func reportSize(b *testing.B, log *Log) {
+	entries, err := os.ReadDir(log.dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	size := int64(0)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			size += info.Size()
+		}
+	}
+	b.ReportMetric(float64(size)/float64(log.LastSeq()), "B/event")
+}
+
 func median[T int64 | float64 | time.Duration](of []T) T {
 	slices.Sort(of)
 	return of[len(of)/2]
@@ -173,6 +188,7 @@ func benchOneWriter(b *testing.B, size, batch int) {
 	}
 	b.StopTimer()
 	p50, barely := median(ours), median(theirs)
+	reportSize(b, log)
 	b.ReportMetric(float64(p50), "p50-ns")
 	b.ReportMetric(float64(barely), "bare-p50-ns")
 	b.ReportMetric(float64(p50)/float64(barely), "x-bare")
@@ -231,6 +247,7 @@ func benchManyWriters(b *testing.B, size, writers int) {
 		batched = append(batched, pipeline.rate(b, each, lines()))
 	}
 	rate, barely := median(ours), median(theirs)
+	reportSize(b, log)
 	single := slices.Concat(took...)
 	slices.Sort(single)
 	p50, p99 := single[len(single)/2], single[len(single)*99/100]
@@ -239,6 +256,7 @@ func benchManyWriters(b *testing.B, size, writers int) {
 	b.ReportMetric(rate/barely, "x-bare")
 	b.ReportMetric(rate/median(batched), "x-pipeline")
 	b.ReportMetric(float64(appended)/float64(max(counting.syncs.Load(), 1)), "events/sync")
+	b.ReportMetric(float64(counting.syncs.Load())/float64(appended), "syncs/op")
 	b.ReportMetric(float64(p50), "p50-ns")
 	b.ReportMetric(float64(p99), "p99-ns")
 	b.ReportMetric(float64(p99)/float64(p50), "p99/p50")
@@ -277,23 +295,6 @@ func benchSizes() []int {
 		sizes = append(sizes, large)
 	}
 	return sizes
-}
-
-// benchLogs runs a benchmark on logs of several sizes, opened for reading.
-func benchLogs(b *testing.B, run func(b *testing.B, log *Log)) {
-	for _, n := range benchSizes() {
-		dir := b.TempDir()
-		makeLog(b, dir, n, Options{})
-		b.Run(fmt.Sprintf("events=%d", n), func(b *testing.B) {
-			log, err := Open(dir, Options{ReadOnly: true})
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer log.Close()
-			b.ReportAllocs()
-			run(b, log)
-		})
-	}
 }
 
 // BenchmarkReplay reads a whole log from the page cache. The bare loop reads the same bytes, finds the newlines and
@@ -393,16 +394,42 @@ func BenchmarkTail(b *testing.B) {
 	}
 }
 
+// BenchmarkAt looks up single events anywhere in an open log: known=all, after all of it was read once; known=none, each as if
+// it was the first.
 func BenchmarkAt(b *testing.B) {
-	benchLogs(b, func(b *testing.B, log *Log) {
-		seq, last := uint64(0), log.LastSeq()
-		for b.Loop() {
-			seq = (seq*6364136223846793005 + 1442695040888963407) % last
-			if _, err := log.At(seq + 1); err != nil {
-				b.Fatal(err)
-			}
+	for _, events := range benchSizes() {
+		dir := b.TempDir()
+		makeLog(b, dir, events, Options{})
+		for _, known := range []string{"none", "all"} {
+			b.Run(fmt.Sprintf("events=%d/known=%s", events, known), func(b *testing.B) { benchAt(b, dir, known == "all") })
 		}
-	})
+	}
+}
+
+func benchAt(b *testing.B, dir string, known bool) {
+	counting := &readsFS{FS: OS}
+	log, err := Open(dir, Options{ReadOnly: true, FS: counting})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer log.Close()
+	if known {
+		for range log.Events(1) {
+		}
+	}
+	counting.reads.Store(0)
+	seq, last := uint64(0), log.LastSeq()
+	b.ReportAllocs()
+	for b.Loop() {
+		if !known {
+			log.forget()
+		}
+		seq = (seq*6364136223846793005 + 1442695040888963407) % last
+		if _, err := log.At(seq + 1); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(counting.reads.Load())/float64(b.N), "reads/op")
 }
 
 // BenchmarkOpen reads headers and the newest segment, so its cost ends to grow at one segment. The log was closed
