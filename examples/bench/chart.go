@@ -28,6 +28,7 @@ type look struct {
 var (
 	bareLook   = look{color.RGBA{R: 0x60, G: 0x60, B: 0x60, A: 0xff}, draw.CircleGlyph{}, []vg.Length{vg.Points(4), vg.Points(3)}}
 	logLook    = look{color.RGBA{R: 0x00, G: 0x72, B: 0xb2, A: 0xff}, draw.BoxGlyph{}, nil}
+	peerLook   = look{color.RGBA{R: 0x00, G: 0x9e, B: 0x73, A: 0xff}, draw.RingGlyph{}, []vg.Length{vg.Points(1), vg.Points(2)}}
 	engineLook = look{color.RGBA{R: 0xd5, G: 0x5e, B: 0x00, A: 0xff}, draw.PyramidGlyph{}, nil}
 )
 
@@ -66,6 +67,7 @@ func drawAppend(path string, s settings, points []appendPoint) error {
 		{"bare", "bare loop: all lines in one write and sync", bareLook},
 		{"log", "wal.Log", logLook},
 		{"engine", "recovery.Engine, whole jobs", engineLook},
+		{"bbolt", "bbolt, DB.Batch", peerLook},
 	} {
 		rates, latencies := &series{name: look.name, look: look.look}, &series{name: look.name, look: look.look}
 		for _, p := range points {
@@ -103,7 +105,7 @@ func (f figure) times(k float64) figure { return figure{f.low * k, f.median * k,
 
 // drawPanels draws the panels side by side, and below them what they were measured on.
 func drawPanels(path string, s settings, panels ...panel) error {
-	const width, height, foot = 860, 390, 30
+	const width, height, foot = 860, 406, 30
 	svg := vgsvg.New(width, height)
 	canvas := draw.New(svg)
 	canvas.SetColor(color.White)
@@ -138,8 +140,8 @@ func textStyle(size vg.Length) text.Style {
 	return style
 }
 
-// The head of a panel is a title and a legend of up to three lines. Left of the diagram and below it are its labels.
-const titleHeight, headHeight, labelHeight = 24, 80, 16
+// The head of a panel is a title and a legend of up to four lines. Left of the diagram and below it are its labels.
+const titleHeight, headHeight, labelHeight = 24, 96, 16
 
 func (p panel) draw(c draw.Canvas) error {
 	d, legend := plot.New(), plot.NewLegend()
