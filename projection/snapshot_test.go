@@ -2,10 +2,13 @@ package projection
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -395,5 +398,36 @@ func TestF16_CutSnapshotIsRefused(t *testing.T) {
 	raw := save(t, s)
 	for n := range raw {
 		require.Error(t, NewStats().Load(bytes.NewReader(raw[:n])))
+	}
+}
+
+// Lengths that nothing is behind cost no memory.
+func TestF16_LoadIsBounded(t *testing.T) {
+	num := func(numbers ...uint64) (raw []byte) {
+		for _, n := range numbers {
+			raw = binary.AppendUvarint(raw, n)
+		}
+		return raw
+	}
+	const huge = 1 << 50
+	for name, raw := range map[string][]byte{
+		"capabilities":         num(1, huge),
+		"a name":               num(1, 1, huge),
+		"refusals":             num(1, 0, huge),
+		"ids of one":           num(1, 0, 1, 1, 0, 0, 1<<40),
+		"strays":               num(1, 0, 0, huge),
+		"a stray":              num(1, 0, 0, 1, huge),
+		"a block":              num(1, 0, 0, 0, huge, 1, 0, 0),
+		"ids of a block":       num(1, 0, 0, 0, 1, 1, huge, 0, 0),
+		"payloads of a block":  num(1, 0, 0, 0, 1, 1, 0, huge, 0),
+		"overflow of a length": num(1, 0, 0, 0, math.MaxUint64, 1, math.MaxUint64, math.MaxUint64),
+		"a long payload": append(num(1, 1, 0, 0, 0, 15, 1, 1, 0),
+			append(num(1, 1, 0, 1, 0, 1, 1<<40<<2|payloadHeld, 0, 0), make([]byte, 1)...)...),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		require.ErrorIs(t, NewJobs().Load(bytes.NewReader(raw)), errShort, name)
+		runtime.ReadMemStats(&after)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20), name)
 	}
 }
