@@ -54,12 +54,12 @@ func (j *Jobs) Forget(e wal.Event) ([]statemachine.Job, error) {
 }
 
 // closeUp renumbers the table when its holes have come to cost too much. A snapshot that is being saved goes by slots:
-// it is waited for, unless numbers run out.
+// it is waited for, unless numbers run out: then it is given up.
 func (j *Jobs) closeUp() {
 	switch {
 	case j.n >= j.limits.slots:
 		j.frozen = nil
-	case j.frozen != nil || !j.hollow(j.limits):
+	case len(j.frozen) > 0 || !j.hollow(j.limits):
 		return
 	}
 	j.renumber()
