@@ -248,7 +248,6 @@ type chunkWriter struct {
 	bytes int64  // of all sections
 	from  int    // where the line under way begins in w.buf
 	err   error  // sticky: a Save may pass over it
-	over  bool   // the Save that had it has returned
 }
 
 // begin begins a line. Each has its number, so that none can be taken for another.
