@@ -37,8 +37,8 @@ type FS interface {
 	// process is dead, whichever comes first. Where another holds it, the error is a *LockedError.
 	//
 	// If the Closer has a method Held() error, the log calls it before and after it makes a segment, before it drops any,
-	// and before it makes another file and gives it its name. An error means that the directory's name has come to mean another directory: nothing is dropped, and a log that
-	// needs another segment has failed.
+	// and before it makes a checkpoint or gives it its name. An error means that the directory's name has come to mean
+	// another directory: nothing is dropped, and a log that needs another segment has failed.
 	Lock(dir string) (io.Closer, error)
 }
 
