@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 )
 
 // A Checkpoint is a file in the log's directory with what someone folded from the events up to Seq, by its name and size
@@ -203,14 +204,22 @@ func (l *Log) newCheckpoint(seq uint64, sum string) (*sideWriter, error) {
 	epoch := l.epoch
 	l.mu.Unlock()
 	now := l.opts.Now()
+	if now.Unix() < 0 {
+		now = time.Unix(0, 0) // as for events: a clock that was never set
+	}
 	// crash C12: a temporary file, whole or not. Open sweeps it, and uses the checkpoints that there are.
 	return newSideWriter(l.fs, l.dir, checkpointPrefix, head, func(dst []byte) []byte {
-		dst = strconv.AppendUint(append(dst, `,"seq":`...), seq, 10)
-		dst = appendQuoted(append(dst, `,"event":`...), sum)
-		dst = strconv.AppendUint(append(dst, `,"epoch":`...), epoch, 10)
-		dst = strconv.AppendInt(append(dst, `,"ts":`...), now.Unix(), 10)
-		return strconv.AppendInt(append(dst, `,"ns":`...), int64(now.Nanosecond()), 10)
+		return appendCheckpointHead(dst, seq, sum, epoch, now)
 	}, false)
+}
+
+// appendCheckpointHead is what a checkpoint's header has behind the salt.
+func appendCheckpointHead(dst []byte, seq uint64, sum string, epoch uint64, now time.Time) []byte {
+	dst = strconv.AppendUint(append(dst, `,"seq":`...), seq, 10)
+	dst = appendQuoted(append(dst, `,"event":`...), sum)
+	dst = strconv.AppendUint(append(dst, `,"epoch":`...), epoch, 10)
+	dst = strconv.AppendInt(append(dst, `,"ts":`...), now.Unix(), 10)
+	return strconv.AppendInt(append(dst, `,"ns":`...), int64(now.Nanosecond()), 10)
 }
 
 // writeSections writes all that follows the header, and puts it on stable storage.
@@ -239,7 +248,6 @@ type chunkWriter struct {
 	bytes int64  // of all sections
 	from  int    // where the line under way begins in w.buf
 	err   error  // sticky: a Save may pass over it
-	over  bool   // the Save that had it has returned
 }
 
 // begin begins a line. Each has its number, so that none can be taken for another.
