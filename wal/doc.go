@@ -79,5 +79,6 @@
 // # Locks
 //
 // reader.mu is taken before Log.mu. Log.mu is held neither during I/O nor while yielding. Who commits is decided under
-// Log.mu (leading); the committer alone writes and syncs.
+// Log.mu (leading); the committer alone writes and syncs. places.mu, one a segment, is taken last, and held for a look at a
+// list in memory.
 package wal
