@@ -485,6 +485,14 @@ func TestCarried_file_that_is_not_the_one(t *testing.T) {
 		require.Equal(t, uint64(5), l.FirstSeq())
 		mustClose(t, l)
 	}
+	alone := image{name: img[name]}
+	for _, readOnly := range []bool{true, false} {
+		_, r, err := openImage(alone, readOnly)
+		require.ErrorIs(t, err, wal.ErrCorrupt)
+		require.True(t, maps.EqualFunc(r.image(), alone, bytes.Equal), "something was changed")
+	}
+	_, err := wal.VerifyFS(ram(alone), "log")
+	require.ErrorIs(t, err, wal.ErrCorrupt)
 	strays := maps.Clone(img)
 	strays[carriedName(4)], strays[carriedName(9)+".tmp"], strays[checkpointName(3)+".tmp"] = img[name], nil, []byte("x")
 	l, r, err := openImage(strays, false)
