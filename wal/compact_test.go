@@ -45,10 +45,10 @@ func (m *compactor) open(t *rapid.T) {
 }
 
 func (m *compactor) Append(t *rapid.T) {
-	for range rapid.IntRange(1, 4).Draw(t, "appends") {
+	for range rapid.IntRange(1, 3).Draw(t, "appends") {
 		m.number++
 		of := rapid.IntRange(1, 4).Draw(t, "of")
-		first, err := m.log.Append(ctx, group(m.number, of, rapid.SampledFrom([]int{0, 100, 2500}).Draw(t, "padding"))...)
+		first, err := m.log.Append(ctx, group(m.number, of, rapid.SampledFrom([]int{0, 100, 600}).Draw(t, "padding"))...)
 		require.NoError(t, err)
 		for seq := first; seq < first+uint64(of); seq++ {
 			m.model[seq], err = m.log.At(seq)
