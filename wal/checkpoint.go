@@ -139,18 +139,12 @@ func (l *Log) saveCheckpoint(ctx context.Context, seq uint64, sections []Section
 	if err := stopped(ctx); err != nil {
 		return c, err
 	}
-	err = l.commit(context.Background(), newTask(func() error {
-		if err := l.place(w); err != nil {
-			return err
-		}
-		placed = true
-		return l.removeCheckpoints(seq)
-	}))
-	if placed {
-		c = Checkpoint{Seq: seq, Path: w.path, Bytes: w.at}
+	if err := l.commit(context.Background(), newTask(func() error { return l.place(w) })); err != nil {
+		placed = errors.Is(err, ErrFailed) // whatever of it is there, the next Open tells
+		return c, err
 	}
-	placed = placed || errors.Is(err, ErrFailed) // whatever of it is there, the next Open tells
-	return c, err
+	placed = true
+	return Checkpoint{Seq: seq, Path: w.path, Bytes: w.at}, l.removeCheckpoints(seq)
 }
 
 // settle puts the events up to seq on stable storage, where Options.Sync has not done so.
@@ -346,27 +340,38 @@ func (l *Log) removeCheckpoints(made uint64) error {
 	if err != nil {
 		return err
 	}
-	kept, removed := 1, 0
+	last, kept := l.LastSeq(), 1
+	var old []string
 	for _, name := range slices.Backward(found.checkpoints) {
 		seq, _ := parseSideName(checkpointPrefix, name)
-		if seq == made {
-			continue
-		}
-		if kept < keptCheckpoints && seq <= l.last {
+		switch {
+		case seq == made:
+		case seq <= last && kept < keptCheckpoints:
 			kept++
-			continue
+		default:
+			old = append(old, filepath.Join(l.dir, name))
 		}
-		// crash C14: the new checkpoint is durable, and any part of the older ones may still be there. They are as good as
-		// they were, and go with the next one.
-		if err := l.fs.Remove(filepath.Join(l.dir, name)); err != nil && !isNotExist(err) {
-			return err
-		}
-		removed++
 	}
-	if removed == 0 {
+	// crash C14: the new checkpoint is durable, and any part of the older ones may still be there. They are as good as they
+	// were, and go with the next one.
+	return l.removeUseless(old)
+}
+
+// removeUseless removes files that nothing durable relies on any more. It is the upkeep that removes them, since a large
+// file takes its time; only the sync is the committer's. Where Close comes before that, the next Open does the rest.
+func (l *Log) removeUseless(paths []string) error {
+	if len(paths) == 0 {
 		return nil
 	}
-	return l.syncEntries()
+	for _, path := range paths {
+		if err := l.fs.Remove(path); err != nil && !isNotExist(err) {
+			return err
+		}
+	}
+	if err := l.commit(context.Background(), newTask(l.syncEntries)); !errors.Is(err, ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 // LoadCheckpoint calls load for each section of a checkpoint, in the order in which they were saved, with its name and

@@ -113,4 +113,5 @@
 // Log.mu is held neither during I/O nor while yielding. Who commits is decided under Log.mu (leading); the committer alone
 // writes and syncs segments, and syncs the directory. Who has upkeep writes and syncs a temporary file beside it, and asks
 // it for the rest.
+// places.mu, one a segment, is taken last, and held for a look at a list in memory.
 package wal
