@@ -108,7 +108,7 @@ func Events(engine *recovery.Engine) iter.Seq2[wal.Event, error] {
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
-		first := firstSeq(ctx, engine)
+		first := firstSeq(ctx, engine, last)
 		below, err := carried(ctx, engine, first)
 		for _, e := range below {
 			if !yield(e, nil) {
@@ -119,6 +119,9 @@ func Events(engine *recovery.Engine) iter.Seq2[wal.Event, error] {
 			yield(wal.Event{}, err)
 			return
 		}
+		if first > last {
+			return // all of it is carried
+		}
 		for e, err := range engine.Follow(ctx, first) {
 			if !yield(e, err) || err != nil || e.Seq >= last {
 				return
@@ -127,9 +130,12 @@ func Events(engine *recovery.Engine) iter.Seq2[wal.Event, error] {
 	}
 }
 
-// firstSeq is where the log begins now.
-func firstSeq(ctx context.Context, engine *recovery.Engine) uint64 {
+// firstSeq is where the log begins now; behind last where it is empty.
+func firstSeq(ctx context.Context, engine *recovery.Engine, last uint64) uint64 {
 	first := max(engine.Report().WAL.FirstSeq, 1)
+	if first > last {
+		return first
+	}
 	for _, err := range engine.Follow(ctx, first) {
 		var dropped *wal.DroppedError
 		if errors.As(err, &dropped) {
