@@ -669,3 +669,31 @@ func TestF19_R5_clock_jumps_during_retention(t *testing.T) {
 		require.NoError(t, crashtest.Recover(opts.WAL.FS, "jobs", h, opts))
 	})
 }
+
+// R5: what Recover and Check hold a compacted log to has teeth: take away any event that is remembered, or forget a job
+// that has not ended, and they say so.
+func TestR5_recover_wants_what_is_remembered(t *testing.T) {
+	t.Parallel()
+	img, h := retained(t, tight(nil), retention["second compaction"]...)
+	e, disk, err := opened(t, img, tight(nil))
+	require.NoError(t, err)
+	var events []wal.Event
+	for event, err := range crashtest.Events(e) {
+		require.NoError(t, err)
+		events = append(events, event)
+	}
+	first := e.Report().WAL.FirstSeq
+	require.NoError(t, e.Close())
+	require.Greater(t, first, events[0].Seq)
+	require.NoError(t, crashtest.CheckFrom(h, events, first))
+	for i := range events {
+		require.Error(t, crashtest.CheckFrom(h, slices.Delete(slices.Clone(events), i, i+1), first), "without %v", events[i])
+	}
+	require.NoError(t, crashtest.Recover(disk, "jobs", h, tight(nil)))
+
+	log, err := wal.Open("jobs", wal.Options{FS: disk})
+	require.NoError(t, err)
+	_, err = log.Append(ctx, projection.Forgotten{Before: time.Now().Add(time.Hour), Jobs: []string{"f"}}.Event())
+	require.NoError(t, errors.Join(err, log.Close()))
+	require.ErrorContains(t, crashtest.Recover(disk, "jobs", h, tight(nil)), "R5 forgotten")
+}
