@@ -2,6 +2,7 @@ package projection
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -13,11 +14,15 @@ import (
 // Forget folds a jobs_forgotten event, see [Forgotten], and returns the jobs that it took, as they stood, in the order
 // in which it names them. Those that it names and that are not there are refused from now on as those that were.
 //
-// The error of an event that can't be read says so, and it forgets nothing; of one at or before an event that was
-// applied already it matches [statemachine.ErrMisdirected].
+// The error of an event that can't be read says so; it was applied, and forgets nothing. That of an event which was
+// applied already, or is none of this type, matches [statemachine.ErrMisdirected], and nothing has changed.
 func (j *Jobs) Forget(e wal.Event) ([]statemachine.Job, error) {
 	if err := j.isNext(e); err != nil {
 		return nil, err
+	}
+	if e.Type != wal.JobsForgotten || e.JobID != "" {
+		return nil, fmt.Errorf("projection: jobs: seq %d: %w: %.64s of job %q is no %s",
+			e.Seq, statemachine.ErrMisdirected, e.Type, e.JobID, wal.JobsForgotten)
 	}
 	f, err := ParseForgotten(e)
 	prints := fingerprints(f.Jobs) // not under the lock: it takes longer than all the rest
@@ -43,7 +48,7 @@ func (j *Jobs) Forget(e wal.Event) ([]statemachine.Job, error) {
 		refused = append(refused, prints[i])
 	}
 	j.refused.release(f.IDsBefore)
-	j.refused.add(refusal{seq: e.Seq, at: e.Time, prints: refused})
+	j.refused.add(refusal{seq: e.Seq, at: e.Time.Round(0).UTC(), prints: refused})
 	j.closeUp()
 	return gone, nil
 }

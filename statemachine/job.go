@@ -44,13 +44,14 @@ func UnheldPayload(seq uint64, size int) Payload {
 // Shed returns p without its bytes when they are more than limit, else p as it is. The bytes are freed with the last
 // copy of p that holds them.
 func (p Payload) Shed(limit int) Payload {
-	if p.Size() <= limit || !p.held() {
+	if p.Size() <= limit || !p.Held() {
 		return p
 	}
 	return UnheldPayload(p.seq, len(p.raw))
 }
 
-func (p Payload) held() bool { return len(p.raw) > 0 && p.raw[0] != notHeld }
+// Held tells whether there is a value, and it is in memory: whether JSON has it.
+func (p Payload) Held() bool { return len(p.raw) > 0 && p.raw[0] != notHeld }
 
 // IsZero tells whether there is no value. JSON null is a value.
 func (p Payload) IsZero() bool { return len(p.raw) == 0 }
@@ -70,15 +71,23 @@ func (p Payload) Size() int {
 // JSON returns a copy of the value, which is the caller's; false when there is none, or when it is too large to be held
 // in memory.
 func (p Payload) JSON() (json.RawMessage, bool) {
-	if !p.held() {
+	if !p.Held() {
 		return nil, false
 	}
 	return slices.Clone(p.raw), true
 }
 
+// AppendJSON appends the value to dst; false, and dst as it was, where [Payload.JSON] has none.
+func (p Payload) AppendJSON(dst []byte) ([]byte, bool) {
+	if !p.Held() {
+		return dst, false
+	}
+	return append(dst, p.raw...), true
+}
+
 // MarshalJSON returns the value, or null where [Payload.JSON] has none.
 func (p Payload) MarshalJSON() ([]byte, error) {
-	if !p.held() {
+	if !p.Held() {
 		return []byte("null"), nil
 	}
 	return slices.Clone(p.raw), nil
