@@ -283,11 +283,10 @@ func newCarried(fsys FS, dir, log string, floor uint64, dry bool) (*carriedWrite
 	w, err := newSideWriter(fsys, dir, carriedPrefix, sideHead{log: log, seq: floor}, func(dst []byte) []byte {
 		return strconv.AppendUint(append(dst, `,"floor":`...), floor, 10)
 	}, dry)
-	if err != nil && w != nil {
-		w.discard()
+	if err != nil {
 		return nil, err
 	}
-	return &carriedWriter{sideWriter: w}, err
+	return &carriedWriter{sideWriter: w}, nil
 }
 
 // add writes an event's line, of which body is all but the checksum.

@@ -557,7 +557,7 @@ func (r *sectionReader) checkEnd() {
 // durable. One that is damaged, or of another log, says nothing. What a reader was shown already it need not be told.
 func (l *Log) witnesses(s *survey, t *tail) error {
 	shown := l.LastSeq()
-	for _, name := range s.checkpoints {
+	for _, name := range slices.Backward(s.checkpoints) {
 		seq, _ := parseSideName(checkpointPrefix, name)
 		if seq <= shown {
 			continue

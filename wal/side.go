@@ -174,8 +174,8 @@ func newSideWriter(fsys FS, dir, prefix string, h sideHead, more func(dst []byte
 			return nil, noSpace(err, w.path, maxHeader)
 		}
 	}
-	w.buf = more(appendSideHead(nil, h))
-	return w, w.endLine(0)
+	w.buf = seal(more(appendSideHead(nil, h)), 0, w.seed)
+	return w, nil
 }
 
 // endLine ends the line that begins at buf[from].
