@@ -155,7 +155,7 @@ func (t *table) strayList() []Stray {
 
 // isStray tells whether e, of a job that is not there, is to be passed over.
 func (j *Jobs) isStray(e *wal.Event) bool {
-	return e.Prev != 0 && (e.Prev < j.opts.Floor || e.Prev == j.strays[e.JobID])
+	return e.Prev != 0 && (e.Prev < j.opts.Floor || e.Prev == j.strays[e.JobID]) && !j.opts.Lost[e.JobID]
 }
 
 func (j *Jobs) passStray(e *wal.Event) {

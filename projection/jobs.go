@@ -33,6 +33,9 @@ type JobsOptions struct {
 	// left of such a job above it is passed over: see [Jobs.Strays]. 0, the default: the log is whole, and an event
 	// whose job's earlier ones are missing parks its job.
 	Floor uint64
+	// Lost are jobs whose events are not passed over all the same: they were not forgotten, the log has lost their
+	// beginning, and what is left parks them. Default: none.
+	Lost map[string]bool
 }
 
 // NewJobs returns a Jobs without a job in it, with the default options.

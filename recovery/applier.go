@@ -177,7 +177,7 @@ func (a *applier) showAll(e wal.Event, take func(projection.Projection) error) {
 		if v.out || e.Seq <= v.has {
 			continue
 		}
-		if err := guarded(func() error { return take(v) }); err != nil {
+		if err := guarded(func() error { return take(v.Projection) }); err != nil {
 			a.drop(v, e, err)
 		}
 	}

@@ -2,14 +2,17 @@ package recovery
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"slices"
 	"sync"
 
 	"github.com/jobwal/jobwal/projection"
+	"github.com/jobwal/jobwal/statemachine"
 	"github.com/jobwal/jobwal/wal"
 )
 
@@ -34,7 +37,7 @@ func (e *Engine) restore(ctx context.Context, log Log) error {
 	e.opened = Report{}
 	files, ok := log.(Files)
 	floor := uint64(0)
-	if ok && files.Carries() {
+	if ok && log.FirstSeq() > 1 {
 		floor = log.FirstSeq()
 	}
 	e.reset(floor)
@@ -99,6 +102,8 @@ func (e *Engine) load(ctx context.Context, files Files, c wal.Checkpoint) (loade
 			return err
 		case !loaded:
 			return errors.New("it begins without jobs")
+		case s.Name == ownSection:
+			return e.loadOwn(s, r)
 		}
 		for _, v := range e.applier.views {
 			if v.Name() == s.Name {
@@ -111,6 +116,32 @@ func (e *Engine) load(ctx context.Context, files Files, c wal.Checkpoint) (loade
 		err = &wal.CorruptError{Path: c.Path, Seq: c.Seq, Reason: "a checkpoint without jobs"}
 	}
 	return loaded, err
+}
+
+// ownSection is the engine's own part of a checkpoint: which projections in it are incomplete, as a JSON object.
+const (
+	ownSection = "engine"
+	ownVersion = 1
+)
+
+type own struct {
+	Incomplete []string `json:"incomplete"`
+}
+
+func (e *Engine) saveOwn(w io.Writer) error {
+	return json.NewEncoder(w).Encode(own{e.opened.Incomplete})
+}
+
+func (e *Engine) loadOwn(s wal.Section, r io.Reader) error {
+	var o own
+	if s.Version != ownVersion {
+		return fmt.Errorf("version %d, not %d", s.Version, ownVersion)
+	}
+	if err := json.NewDecoder(r).Decode(&o); err != nil {
+		return err
+	}
+	e.opened.Incomplete = o.Incomplete
+	return nil
 }
 
 // loadView loads one projection. If that fails, or its snapshot is of another version, the log will have to do.
@@ -135,10 +166,8 @@ func (e *Engine) replay(ctx context.Context, log Log, floor uint64) error {
 	a.goal = log.LastSeq()
 	from := a.applied.Load() + 1
 	if lacking := e.notLoaded(); len(lacking) > 0 || from < log.FirstSeq() {
-		if from > 1 && floor == 0 || floor > 0 {
-			e.jobs = projection.NewJobsWith(e.jobsOptions(floor))
-			a.jobs = e.jobs
-		}
+		e.jobs = projection.NewJobsWith(e.jobsOptions(floor)) // of the checkpoint's, some events would be applied again
+		a.jobs = e.jobs
 		from = log.FirstSeq()
 		a.applied.Store(0)
 		if floor > 0 {
@@ -153,8 +182,31 @@ func (e *Engine) replay(ctx context.Context, log Log, floor uint64) error {
 		return err
 	}
 	if strays := e.jobs.Strays(); len(strays) > 0 {
-		return fmt.Errorf("recovery: job %q: seq %d goes on from an event below seq %d that was not carried: %w",
-			strays[0].JobID, strays[0].Seq, floor, wal.ErrCorrupt)
+		return e.replayLost(ctx, log.(Files), log, floor, strays)
+	}
+	return nil
+}
+
+// replayLost folds the jobs once more, when there are some of which the log has the end, and neither the beginning nor
+// that they were forgotten: it was cut by [wal.Log.DropBefore], or saved by [wal.Salvage] from what was left of it. They
+// are parked. The projections have seen all that can be believed.
+func (e *Engine) replayLost(ctx context.Context, files Files, log Log, floor uint64, strays []projection.Stray) error {
+	opts := e.jobsOptions(floor)
+	opts.Lost = make(map[string]bool, len(strays))
+	for _, s := range strays {
+		opts.Lost[s.JobID] = true
+	}
+	e.jobs = projection.NewJobsWith(opts)
+	e.applier.jobs = e.jobs
+	for _, events := range []iter.Seq2[wal.Event, error]{files.Carried(), log.Events(ctx, floor)} {
+		for event, err := range readAhead(events) {
+			if err != nil {
+				return err
+			}
+			if _, err := e.jobs.Fold(event); errors.Is(err, statemachine.ErrMisdirected) {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -175,7 +227,11 @@ func (e *Engine) replayCarried(files Files, lacking []string, floor uint64) erro
 	if refused := e.refusedIncomplete(lacking); len(refused) > 0 {
 		return &IncompleteError{Names: refused, FirstSeq: floor}
 	}
-	e.opened.Incomplete = lacking
+	for _, name := range lacking {
+		if !slices.Contains(e.opened.Incomplete, name) {
+			e.opened.Incomplete = append(e.opened.Incomplete, name)
+		}
+	}
 	return e.applier.applyAll(func(yield func(wal.Event, error) bool) {
 		for event, err := range readAhead(files.Carried()) {
 			e.opened.Replayed++
@@ -269,7 +325,6 @@ type frozen struct {
 	sections []wal.Section
 	lacking  []string // projections that are not in it
 	errs     []error  // why, where they failed
-	saved    map[string]*sync.Once
 }
 
 // freeze lets the applier stand still for as long as it takes to freeze the state.
@@ -277,8 +332,9 @@ func (e *Engine) freeze() *frozen {
 	a := e.applier
 	a.folding.Lock()
 	defer a.folding.Unlock()
-	f := &frozen{seq: a.applied.Load(), saved: make(map[string]*sync.Once)}
+	f := &frozen{seq: a.applied.Load()}
 	f.add(e.jobs)
+	f.sections = append(f.sections, wal.Section{Name: ownSection, Version: ownVersion, Save: e.saveOwn})
 	for _, v := range a.views {
 		if v.out {
 			f.lacking = append(f.lacking, v.Name())
@@ -306,7 +362,6 @@ func (f *frozen) add(p projection.Projection) {
 		return
 	}
 	once := new(sync.Once)
-	f.saved[p.Name()] = once
 	f.sections = append(f.sections, wal.Section{Name: p.Name(), Version: s.Version(), Save: func(w io.Writer) (err error) {
 		once.Do(func() { err = guarded(func() error { return save(w) }) })
 		if err != nil {
@@ -319,7 +374,7 @@ func (f *frozen) add(p projection.Projection) {
 // thaw ends the freezing of what was not saved: a snapshot costs its owner something until its save has returned.
 func (f *frozen) thaw() {
 	for _, s := range f.sections {
-		_ = s.Save(nowhere{}) // does nothing for what was saved
+		_ = s.Save(nowhere{}) // does nothing for what was saved, and fails for what was not
 	}
 }
 
@@ -371,4 +426,3 @@ func (e *Engine) noteKept(err error) {
 		e.opts.Logger.Error("recovery: checkpoint or compaction failed; it will be tried again", slog.Any("error", err))
 	}
 }
-

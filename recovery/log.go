@@ -48,9 +48,7 @@ type Files interface {
 	Checkpoints() ([]wal.Checkpoint, error)
 	SaveCheckpoint(ctx context.Context, seq uint64, sections []wal.Section) (wal.Checkpoint, error)
 	LoadCheckpoint(ctx context.Context, c wal.Checkpoint, load func(wal.Section, io.Reader) error) error
-	// Carries tells whether the log was compacted: what its jobs need from below FirstSeq is then in Carried, and what
-	// belongs to jobs that were forgotten is gone.
-	Carries() bool
+	// Carried yields what compaction kept of the events below FirstSeq: those of jobs that are remembered.
 	Carried() iter.Seq2[wal.Event, error]
 	Compact(ctx context.Context, before uint64, opts wal.CompactOptions) (wal.Compacted, error)
 }

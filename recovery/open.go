@@ -17,7 +17,7 @@ import (
 type Options struct {
 	// WAL: the log's own settings. Its Logger, when nil, is the Logger below.
 	WAL wal.Options
-	// Projections: read models of the caller's own, each with a name of its own; "jobs" and "stats" are taken. They see
+	// Projections: read models of the caller's own, each with a name of its own; "jobs", "stats" and "engine" are taken. They see
 	// every event from the log's first on, or, if they are a [projection.Snapshotter], their own snapshot and every event
 	// behind it. One that a checkpoint does not have makes Open replay the whole log for it.
 	Projections []projection.Projection
@@ -129,7 +129,7 @@ func (o *Options) check(ctx context.Context) error {
 	if ctx == nil {
 		return &wal.InvalidError{Field: "context", Reason: "nil"}
 	}
-	names := map[string]bool{"jobs": true, "stats": true}
+	names := map[string]bool{"jobs": true, "stats": true, ownSection: true}
 	for i, p := range o.Projections {
 		if p == nil {
 			return &wal.InvalidError{Field: "Options.Projections", Reason: fmt.Sprintf("number %d is nil", i)}

@@ -163,13 +163,6 @@ func (l *Log) firstLocked() uint64 {
 	return l.segments[0].first
 }
 
-// Carries tells whether the log was compacted, so that what is still needed from below FirstSeq is in [Log.Carried].
-func (l *Log) Carries() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.carried > 0
-}
-
 // LastSeq is the seq of the newest event that is shown, 0 for an empty log. A ReadOnly log learns of new ones when it
 // is read.
 func (l *Log) LastSeq() uint64 {
