@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/jobwal/jobwal/projection"
 	"github.com/jobwal/jobwal/recovery"
@@ -17,7 +16,6 @@ import (
 // An ending is what a whole run came to.
 type ending struct {
 	rows       []row
-	opened     opening // the last time
 	remembered int
 	unfinished int    // jobs, each with its whole history
 	below      int    // events of unfinished jobs that are older than every segment
@@ -34,7 +32,6 @@ func settle(s settings) (end ending, err error) {
 	}
 	defer func() { err = errors.Join(err, engine.Close()) }()
 	r := engine.Report()
-	end.opened = opening{r.Took, r.Replayed, r.Interrupted}
 	end.firstSeq, end.lastSeq = r.WAL.FirstSeq, r.WAL.LastSeq
 	for _, n := range r.Jobs {
 		end.remembered += n
@@ -92,25 +89,22 @@ func whole(ctx context.Context, engine *recovery.Engine, job statemachine.Job, f
 	return below, nil
 }
 
-// openings returns what each Open behind a kill did.
+// openings returns what Open did after each kill.
 func (end ending) openings() (all []opening) {
-	for _, r := range end.rows[1:] { // the first opened an empty directory
-		if r.Opened != nil {
-			all = append(all, *r.Opened)
+	for _, r := range end.rows {
+		if r.opened != nil {
+			all = append(all, *r.opened)
 		}
 	}
-	return append(all, end.opened)
+	return all
 }
 
 // tell says how the run went, the first kill beside the last.
 func (end ending) tell(w io.Writer) {
 	openings := end.openings()
 	first, last := openings[0], openings[len(openings)-1]
-	fmt.Fprintf(w, "\nkilled %d times. Opened after the first kill in %s, %d events replayed; after the last in %s, %d events replayed\n",
-		len(openings), short(first.Took), first.Replayed, short(last.Took), last.Replayed)
+	fmt.Fprintf(w, "\nkilled %d times; the first time, %s; the last time, %s\n", len(openings), first, last)
 	fmt.Fprintf(w, "the log begins at seq %d of %d; %d jobs are remembered, %d of them unfinished, all with their whole history\n",
 		end.firstSeq, end.lastSeq, end.remembered, end.unfinished)
 	fmt.Fprintf(w, "(%d events of theirs are older than every segment: compactions carried them along)\n", end.below)
 }
-
-func short(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }

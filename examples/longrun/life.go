@@ -47,9 +47,6 @@ func runChild(s settings) error {
 	}
 	l := &life{engine: engine, epoch: engine.Report().WAL.Epoch, s: s, started: time.Now()}
 	out := json.NewEncoder(os.Stdout)
-	if err := out.Encode(l.opened()); err != nil {
-		return err
-	}
 	if err := l.takeStock(ctx); err != nil {
 		return err
 	}

@@ -51,8 +51,8 @@ func TestF16_LongRunStaysBounded(t *testing.T) {
 	require.GreaterOrEqual(t, len(openings), 4, "kills")
 	for _, o := range openings {
 		// Nothing, as a rule, comes while a checkpoint is written; on a busy machine as much as between two of them, twice.
-		require.LessOrEqual(t, o.Replayed, uint64(4*every))
-		require.NotZero(t, o.Interrupted)
+		require.LessOrEqual(t, o.replayed, uint64(4*every))
+		require.NotZero(t, o.interrupted)
 	}
 	for _, r := range end.rows {
 		// All jobs together are some 14 MB and 40,000 events.

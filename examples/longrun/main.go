@@ -4,12 +4,12 @@
 //	go run ./examples/longrun                                    # until interrupted
 //	go run ./examples/longrun -jobs 1000000 -csv longrun.csv     # a million jobs; each printed line is a row of the file
 //
-// The load runs in a child, which is killed with SIGKILL every 100,000 jobs; the next one measures how long it takes to
-// open what is left. Jobs fail, are rolled back, stay unfinished for long, and one of them for ever. At the end the
+// The load runs in a child, which is killed with SIGKILL every 100,000 jobs; then it is measured how long it takes to open
+// what is left. Jobs fail, are rolled back, stay unfinished for long, and one of them for ever. At the end the
 // directory is opened once more, and every unfinished job must have its whole history.
 //
 // Read the files in this order: main.go, life.go (the child: opens, resumes, works), jobs.go (what the jobs are),
-// sample.go (what is measured), parent.go (the kills), ending.go (the check), rows.go.
+// sample.go (what is measured), parent.go (the kills, and what it takes to open afterwards), ending.go (the check), rows.go.
 package main
 
 import (

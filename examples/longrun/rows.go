@@ -14,22 +14,24 @@ import (
 type row struct {
 	at   time.Duration // since the beginning
 	jobs int64         // of all lives
-	rate float64       // jobs a second since the row before; 0 in the first of a life
+	rate float64       // jobs a second since the row before, or since the life began
 	sample
+	opened *opening // in the row that ends a life
 }
 
-// columns are those of the CSV file. The last three are empty but in a life's first row.
+// columns are those of the CSV file. The last five are empty but in the row that ends a life.
 var columns = []string{"seconds", "jobs", "jobs_per_s", "heap_bytes", "resident_bytes", "disk_bytes", "remembered",
-	"unfinished", "first_seq", "last_seq", "checkpoint", "open_s", "replayed", "interrupted"}
+	"unfinished", "first_seq", "last_seq", "checkpoint", "open_s", "open_low_s", "open_high_s", "replayed", "interrupted"}
 
 func (r row) fields() []string {
 	fields := []string{seconds(r.at), fmt.Sprint(r.jobs), strconv.FormatFloat(r.rate, 'f', 0, 64), fmt.Sprint(r.Heap),
 		fmt.Sprint(r.Resident), fmt.Sprint(r.Disk), fmt.Sprint(r.Remembered), fmt.Sprint(r.Unfinished),
-		fmt.Sprint(r.FirstSeq), fmt.Sprint(r.LastSeq), fmt.Sprint(r.Checkpoint), "", "", ""}
-	if o := r.Opened; o != nil {
-		copy(fields[len(fields)-3:], []string{seconds(o.Took), fmt.Sprint(o.Replayed), fmt.Sprint(o.Interrupted)})
+		fmt.Sprint(r.FirstSeq), fmt.Sprint(r.LastSeq), fmt.Sprint(r.Checkpoint)}
+	o := r.opened
+	if o == nil {
+		return append(fields, "", "", "", "", "")
 	}
-	return fields
+	return append(fields, seconds(o.took), seconds(o.low), seconds(o.high), fmt.Sprint(o.replayed), fmt.Sprint(o.interrupted))
 }
 
 func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 4, 64) }
@@ -41,9 +43,10 @@ type recorder struct {
 	csv     *csv.Writer
 	every   time.Duration
 	started time.Time
-	before  int64  // jobs of the lives before this one
-	last    sample // the newest of this life
-	opening *opening
+	before  int64 // jobs of the lives before this one
+	begun   time.Time
+	last    sample    // the newest of this life
+	lastAt  time.Time // when it came
 	rows    []row
 }
 
@@ -71,42 +74,49 @@ func (r *recorder) close() error {
 	return r.file.Close()
 }
 
-// jobs counts those of all lives. The few that ended between the last sample of a life and its kill are not in it.
-func (r *recorder) jobs() int64 { return r.before + r.last.Jobs }
+func (r *recorder) begin() {
+	r.begun = time.Now()
+	r.last, r.lastAt = sample{}, r.begun
+}
 
-func (r *recorder) begin() { r.last, r.opening = sample{}, nil }
+// take makes a row of a sample when it is time for one.
+func (r *recorder) take(now sample) error {
+	r.last, r.lastAt = now, time.Now()
+	if r.lastAt.Sub(r.started) < r.newest().at+r.every {
+		return nil
+	}
+	return r.add(nil)
+}
 
-func (r *recorder) end() {
+func (r *recorder) newest() row {
+	if len(r.rows) == 0 {
+		return row{}
+	}
+	return r.rows[len(r.rows)-1]
+}
+
+// reopened ends a life with a row of its last sample. The few jobs that came between that and its kill are not counted.
+func (r *recorder) reopened(o opening) error {
+	err := r.add(&o)
 	r.before += r.last.Jobs
-	r.last.Jobs = 0
-	fmt.Fprintf(r.w, "killed (SIGKILL)\n")
+	fmt.Fprintf(r.w, "killed (SIGKILL), and %s\n", o)
+	return err
 }
 
-// take makes a row of a sample when it is time for one. What a life's first sample says goes into its first row.
-func (r *recorder) take(now sample, always bool) error {
-	r.last = now
-	if now.Opened != nil {
-		r.opening = now.Opened
-		fmt.Fprintf(r.w, "opened in %s: %d events replayed, %d jobs interrupted\n%s\n",
-			short(now.Opened.Took), now.Opened.Replayed, now.Opened.Interrupted, head)
-		return nil
-	}
-	since := r.started
-	if len(r.rows) > 0 {
-		since = since.Add(r.rows[len(r.rows)-1].at)
-	}
-	took := time.Since(since)
-	if took < r.every && !always && r.opening == nil {
-		return nil
-	}
-	return r.add(now, took)
+func (o opening) String() string {
+	short := func(d time.Duration) string { return d.Round(100 * time.Microsecond).String() }
+	return fmt.Sprintf("opened in %s (of %d: %s to %s), %d events replayed, %d jobs interrupted",
+		short(o.took), reopenings, short(o.low), short(o.high), o.replayed, o.interrupted)
 }
 
-func (r *recorder) add(now sample, took time.Duration) error {
-	now.Opened, r.opening = r.opening, nil
-	next := row{at: time.Since(r.started), jobs: r.before + now.Jobs, sample: now}
-	if n := len(r.rows); n > 0 && now.Opened == nil {
-		next.rate = float64(next.jobs-r.rows[n-1].jobs) / took.Seconds()
+func (r *recorder) add(o *opening) error {
+	before := r.newest()
+	next := row{at: r.lastAt.Sub(r.started), jobs: r.before + r.last.Jobs, sample: r.last, opened: o}
+	if took := next.at - max(before.at, r.begun.Sub(r.started)); took > 0 {
+		next.rate = float64(next.jobs-before.jobs) / took.Seconds()
+	}
+	if len(r.rows) == 0 || before.opened != nil {
+		fmt.Fprintln(r.w, head)
 	}
 	r.rows = append(r.rows, next)
 	fmt.Fprintln(r.w, next)

@@ -7,34 +7,19 @@ import (
 	"os"
 	"runtime/metrics"
 	"strings"
-	"time"
 
 	"github.com/jobwal/jobwal/statemachine"
 )
 
 // A sample is how a child stands.
 type sample struct {
-	Opened     *opening `json:",omitempty"` // in a life's first sample
-	Jobs       int64    // in this life
-	Heap       uint64   // bytes that the last garbage collection found in use
-	Resident   uint64   // bytes of the whole process in memory; 0 where the system does not say
-	Remembered int      // jobs
-	Unfinished int      // jobs
+	Jobs       int64  // in this life
+	Heap       uint64 // bytes that the last garbage collection found in use
+	Resident   uint64 // bytes of the whole process in memory; 0 where the system does not say
+	Remembered int    // jobs
+	Unfinished int    // jobs
 	LastSeq    uint64
 	disk
-}
-
-// An opening is what recovery.Open did.
-type opening struct {
-	Took        time.Duration
-	Replayed    uint64 // events
-	Interrupted int    // jobs
-}
-
-// opened is the first sample of a life.
-func (l *life) opened() sample {
-	r := l.engine.Report()
-	return sample{Opened: &opening{r.Took, r.Replayed, r.Interrupted}}
 }
 
 func (l *life) sample() (sample, error) {
