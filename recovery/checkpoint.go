@@ -301,6 +301,9 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 	if !ok {
 		return fmt.Errorf("recovery: checkpoint: this log is no directory: %w", errors.ErrUnsupported)
 	}
+	if e.opts.WAL.ReadOnly {
+		return wal.ErrReadOnly
+	}
 	f := e.freeze()
 	defer e.setDue()
 	defer f.thaw()
@@ -407,12 +410,17 @@ func (e *Engine) keep() {
 	})
 }
 
+// tend does what is due. A projection that can't be saved keeps the log from being compacted, not from being checkpointed.
 func (e *Engine) tend() error {
+	defer e.setDue() // whatever comes of it: not at once again
+	var kept error
 	if e.opts.Retain > 0 {
-		_, err := e.Compact(e.life, e.opts.Retain)
-		return err
+		_, kept = e.Compact(e.life, e.opts.Retain)
+		if incomplete := (*IncompleteError)(nil); !errors.As(kept, &incomplete) {
+			return kept
+		}
 	}
-	return e.Checkpoint(e.life)
+	return errors.Join(kept, e.Checkpoint(e.life))
 }
 
 // noteKept takes note of how it went, and says it if nobody else will.

@@ -80,6 +80,8 @@ func (e *Engine) compact(ctx context.Context, olderThan time.Duration, dry bool)
 	switch {
 	case !ok:
 		return c, fmt.Errorf("recovery: compact: this log is no directory: %w", errors.ErrUnsupported)
+	case e.opts.WAL.ReadOnly:
+		return c, wal.ErrReadOnly
 	case olderThan < 0:
 		return c, &wal.InvalidError{Field: "olderThan", Reason: "negative"}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -581,7 +582,7 @@ func beside(r *wal.Log) error {
 		return fmt.Errorf("Checkpoints: %w", err)
 	}
 	for _, c := range points {
-		if got, err := load(r, c); err == nil && got != contentOf(c.Seq) || err != nil && !strings.Contains(err.Error(), "not exist") {
+		if got, err := load(r, c); err == nil && got != contentOf(c.Seq) || err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("checkpoint %d: %w", c.Seq, err)
 		}
 	}

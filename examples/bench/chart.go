@@ -28,6 +28,7 @@ type look struct {
 var (
 	bareLook   = look{color.RGBA{R: 0x60, G: 0x60, B: 0x60, A: 0xff}, draw.CircleGlyph{}, []vg.Length{vg.Points(4), vg.Points(3)}}
 	logLook    = look{color.RGBA{R: 0x00, G: 0x72, B: 0xb2, A: 0xff}, draw.BoxGlyph{}, nil}
+	peerLook   = look{color.RGBA{R: 0x00, G: 0x9e, B: 0x73, A: 0xff}, draw.RingGlyph{}, []vg.Length{vg.Points(1), vg.Points(2)}}
 	engineLook = look{color.RGBA{R: 0xd5, G: 0x5e, B: 0x00, A: 0xff}, draw.PyramidGlyph{}, nil}
 )
 
@@ -69,6 +70,7 @@ func drawAppend(path string, s settings, points []appendPoint) error {
 		{"bare", "bare loop: all lines in one write and sync", bareLook},
 		{"log", "wal.Log", logLook},
 		{"engine", "recovery.Engine, whole jobs", engineLook},
+		{"bbolt", "bbolt, DB.Batch", peerLook},
 	} {
 		rates, latencies := &series{name: look.name, look: look.look}, &series{name: look.name, look: look.look}
 		for _, p := range points {
@@ -112,15 +114,16 @@ func (s settings) foot() string {
 
 // drawPanels draws the panels, two side by side, and below them what they were measured on.
 func drawPanels(path, foot string, panels ...panel) error {
-	rows := (len(panels) + 1) / 2
-	width, height, footHeight := vg.Length(860), vg.Length(360*rows+30), vg.Length(30)
+	rows, head := (len(panels)+1)/2, headHeight(panels)
+	const width, bodyHeight, footHeight = 860, 280, 30
+	height := vg.Length(rows)*(head+bodyHeight) + footHeight
 	svg := vgsvg.New(width, height)
 	canvas := draw.New(svg)
 	canvas.SetColor(color.White)
 	canvas.Fill(canvas.Rectangle.Path())
 	tiles := draw.Tiles{Cols: 2, Rows: rows, PadX: 24, PadY: 14, PadTop: 10, PadLeft: 8, PadRight: 8}
 	for i, p := range panels {
-		if err := p.draw(tiles.At(draw.Crop(canvas, 0, 0, footHeight, 0), i%2, i/2)); err != nil {
+		if err := p.draw(tiles.At(draw.Crop(canvas, 0, 0, footHeight, 0), i%2, i/2), head); err != nil {
 			return err
 		}
 	}
@@ -146,10 +149,19 @@ func textStyle(size vg.Length) text.Style {
 	return style
 }
 
-// The head of a panel is a title and a legend of up to three lines. Left of the diagram and below it are its labels.
-const titleHeight, headHeight, labelHeight = 24, 80, 16
+// The head of a panel is a title and a legend. Left of the diagram and below it are its labels.
+const titleHeight, lineHeight, labelHeight = 24, 16, 16
 
-func (p panel) draw(c draw.Canvas) error {
+// headHeight is that of all the panels of a picture: what the longest legend takes.
+func headHeight(panels []panel) vg.Length {
+	lines := 0
+	for _, p := range panels {
+		lines = max(lines, len(p.series))
+	}
+	return titleHeight + vg.Length(lines)*lineHeight + 8
+}
+
+func (p panel) draw(c draw.Canvas, head vg.Length) error {
 	d, legend := plot.New(), plot.NewLegend()
 	for _, style := range []*text.Style{&d.X.Tick.Label, &d.Y.Tick.Label, &legend.TextStyle} {
 		style.Font.Size, style.Font.Variant = 11, "Sans"
@@ -163,7 +175,7 @@ func (p panel) draw(c draw.Canvas) error {
 		}
 	}
 	p.axes(d)
-	body := draw.Crop(c, labelHeight, 0, labelHeight-4, -headHeight)
+	body := draw.Crop(c, labelHeight, 0, labelHeight-4, -head)
 	d.Draw(body)
 	data := d.DataCanvas(body)
 	p.labels(c, data.Center())

@@ -8,7 +8,8 @@
 // highest. Machines and disks drift by a factor of two within minutes, so the rounds of what is compared take turns, and
 // a bare loop on the same disk takes its turn with them: compare with that, not with the figures of another day. x-bare is
 // that comparison: events/s over the bare loop's for append, time over the bare loop's for replay. The bare loop is a floor,
-// not a rival: it checks nothing, and with many callers it has none to wake.
+// not a rival: it checks nothing, and with many callers it has none to wake. bbolt is a peer: a durable store of its own kind,
+// given the same bytes.
 //
 // It is a module of its own so that whoever imports jobwal does not get a library for charts with it.
 //
