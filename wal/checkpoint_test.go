@@ -197,36 +197,38 @@ func TestCheckpoint_refuses(t *testing.T) {
 
 // A Save that fails, panics, or keeps its writer, and a caller who gives up in the middle, leave nothing behind.
 func TestCheckpoint_that_is_given_up(t *testing.T) {
-	disk := crashfs.New()
-	l := mustOpen(t, wal.Options{FS: disk})
-	mustAppend(t, l, group(1, 2, 0)...)
-	mustSave(t, l, 1)
-	before := disk.String()
-	var kept io.Writer
-	broken := errors.New("broken")
-	giving, up := context.WithCancel(ctx)
-	block := make([]byte, 200<<10)
-	for name, c := range map[string]struct {
-		ctx  context.Context
-		save func(io.Writer) error
-		is   error
-	}{
-		"error":  {ctx, func(io.Writer) error { return broken }, broken},
-		"late":   {ctx, func(w io.Writer) error { kept = w; _, _ = w.Write(block); return broken }, broken},
-		"cancel": {giving, func(w io.Writer) error { up(); _, _ = w.Write(block); return nil }, context.Canceled},
-	} {
-		_, err := l.SaveCheckpoint(c.ctx, 2, []wal.Section{{Name: "s", Save: c.save}})
-		require.ErrorIs(t, err, c.is, name)
-		require.Equal(t, before, disk.String(), name)
-	}
-	_, err := kept.Write(block)
-	require.Error(t, err)
-	require.Panics(t, func() {
-		_, _ = l.SaveCheckpoint(ctx, 2, []wal.Section{{Name: "s", Save: func(io.Writer) error { panic("save") }}})
+	synctest.Test(t, func(t *testing.T) { // so that no idle mark comes between
+		disk := crashfs.New()
+		l := mustOpen(t, wal.Options{FS: disk})
+		mustAppend(t, l, group(1, 2, 0)...)
+		mustSave(t, l, 1)
+		before := disk.String()
+		var kept io.Writer
+		broken := errors.New("broken")
+		giving, up := context.WithCancel(ctx)
+		block := make([]byte, 200<<10)
+		for name, c := range map[string]struct {
+			ctx  context.Context
+			save func(io.Writer) error
+			is   error
+		}{
+			"error":  {ctx, func(io.Writer) error { return broken }, broken},
+			"late":   {ctx, func(w io.Writer) error { kept = w; _, _ = w.Write(block); return broken }, broken},
+			"cancel": {giving, func(w io.Writer) error { up(); _, _ = w.Write(block); return nil }, context.Canceled},
+		} {
+			_, err := l.SaveCheckpoint(c.ctx, 2, []wal.Section{{Name: "s", Save: c.save}})
+			require.ErrorIs(t, err, c.is, name)
+			require.Equal(t, before, disk.String(), name)
+		}
+		_, err := kept.Write(block)
+		require.Error(t, err)
+		require.Panics(t, func() {
+			_, _ = l.SaveCheckpoint(ctx, 2, []wal.Section{{Name: "s", Save: func(io.Writer) error { panic("save") }}})
+		})
+		require.Equal(t, before, disk.String())
+		mustSave(t, l, 2) // and nobody waits for those
+		mustClose(t, l)
 	})
-	require.Equal(t, before, disk.String())
-	mustSave(t, l, 2) // and nobody waits for those
-	mustClose(t, l)
 }
 
 // F26: Close ends what is under way, waits for it, and only then gives the lock back.
