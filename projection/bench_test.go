@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"runtime"
@@ -148,4 +149,85 @@ func BenchmarkJobsPage(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkJobsSnapshot saves a million jobs, of which some have changed since the freeze, and loads them. It reports the
+// bytes of a job, and the most records that were put aside.
+func BenchmarkJobsSnapshot(b *testing.B) {
+	const n = 1_000_000
+	jobs := full(n)
+	for _, changes := range []int{0, 50_000} {
+		b.Run(fmt.Sprintf("do=save/jobs=%d/changes=%d", n, changes), func(b *testing.B) {
+			peak, bytes := 0, new(counter)
+			b.ReportAllocs()
+			for b.Loop() {
+				save, err := jobs.Snapshot()
+				if err != nil {
+					b.Fatal(err)
+				}
+				frozen := jobs.frozen[0]
+				b.StopTimer()
+				for i := range changes {
+					touch(jobs, i*7919%n)
+				}
+				b.StartTimer()
+				*bytes = 0
+				if err := save(bytes); err != nil {
+					b.Fatal(err)
+				}
+				peak = max(peak, frozen.peak)
+			}
+			b.ReportMetric(float64(peak), "aside/op")
+			b.ReportMetric(float64(*bytes)/n, "B/job")
+		})
+	}
+	b.Run(fmt.Sprintf("do=load/jobs=%d", n), func(b *testing.B) {
+		raw := save(b, jobs)
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := NewJobs().Load(bytes.NewReader(raw)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// A counter counts what is written to it.
+type counter int
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
+// touch gives a job an event, which is not legal: it may be given at any time.
+func touch(jobs *Jobs, i int) {
+	job, _ := jobs.Get(jobID(i))
+	_, _ = jobs.Fold(wal.Event{Seq: jobs.last + 1, Prev: job.Seq, JobID: job.ID, Type: wal.JobStarted, Time: noon})
+}
+
+// BenchmarkForget forgets jobs by the thousand, among a hundred thousand that stay.
+func BenchmarkForget(b *testing.B) {
+	const n, batch = 100_000, 1000
+	jobs := full(n)
+	next := n
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		ids := make([]string, batch)
+		for i := range ids {
+			ids[i] = jobID(next)
+			next++
+			seq := jobs.last
+			_, _ = jobs.Fold(wal.Event{Seq: seq + 1, JobID: ids[i], Type: wal.JobSubmitted, Time: noon})
+			_, _ = jobs.Fold(wal.Event{Seq: seq + 2, Prev: seq + 1, JobID: ids[i], Type: wal.JobFailed, Time: noon})
+		}
+		e := Forgotten{IDsBefore: noon.Add(1), Jobs: ids}.Event()
+		e.Seq, e.Time = jobs.last+1, noon
+		b.StartTimer()
+		if gone, err := jobs.Forget(e); err != nil || len(gone) != batch {
+			b.Fatal(len(gone), err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*batch), "ns/job")
 }

@@ -1,9 +1,11 @@
 package projection
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -29,10 +31,10 @@ func propJobsIsTheModel(t *rapid.T) {
 	jobs, m := NewJobs(), newModel()
 	jobs.stretchLen = rapid.IntRange(1, 5).Draw(t, "stretch")
 	jobs.gatherMax = rapid.SampledFrom([]int{0, 4, 1000}).Draw(t, "gather")
+	jobs.limits = drawLimits(t)
 	fold := rapid.Bool().Draw(t, "fold")
 	var walk *aWalk
-	apply := func(t *rapid.T) {
-		e := drawEvent(t, m)
+	take := func(e wal.Event) {
 		job, err := m.apply(e)
 		if !fold {
 			require.NoError(t, jobs.Apply(e, job))
@@ -43,11 +45,37 @@ func propJobsIsTheModel(t *rapid.T) {
 		require.Equal(t, err, foldErr)
 	}
 	t.Repeat(map[string]func(*rapid.T){
-		"": func(t *rapid.T) { require.Equal(t, len(m.jobs), jobs.Len()) },
+		"": func(t *rapid.T) {
+			require.Equal(t, len(m.jobs), jobs.Len())
+			requireSound(t, jobs)
+		},
 		"apply": func(t *rapid.T) {
 			for range rapid.IntRange(1, 10).Draw(t, "n") {
-				apply(t)
+				take(drawAny(t, m))
 			}
+		},
+		"apply many": func(t *rapid.T) {
+			for _, e := range drawMany(t, m) {
+				take(e)
+			}
+		},
+		"forget": func(t *rapid.T) {
+			before, most := drawTime(t), rapid.SampledFrom([]int{0, 1, 70, 1000}).Draw(t, "most")
+			ids := jobs.Forgettable(before, most)
+			all := m.forgettable(before)
+			require.Equal(t, all[:min(most, len(all))], append([]string{}, ids...))
+			e := Forgotten{Before: before, Jobs: ids}.Event()
+			e.Seq, e.Time = m.last+1, before
+			want := m.forget(e)
+			gone, err := jobs.Forget(e)
+			require.NoError(t, err)
+			require.Equal(t, want, gone)
+		},
+		"refuses": func(t *rapid.T) {
+			for id := range m.ids {
+				require.Equal(t, m.refuses(id), jobs.Refuses(id), id)
+			}
+			require.Equal(t, m.refuses("never there"), jobs.Refuses("never there"))
 		},
 		"get": func(t *rapid.T) {
 			for id, want := range m.jobs {
@@ -78,6 +106,76 @@ func propJobsIsTheModel(t *rapid.T) {
 	})
 }
 
+// drawLimits lets the table be renumbered often, seldom, or never.
+func drawLimits(t *rapid.T) limits {
+	return limits{
+		slots: rapid.SampledFrom([]int{100, 1 << 31}).Draw(t, "slots"),
+		slabs: rapid.SampledFrom([]int{1, 1 << 14}).Draw(t, "slabs"),
+		slack: rapid.SampledFrom([]int{0, 200, 1 << 14}).Draw(t, "slack"),
+	}
+}
+
+// requireSound holds the parts of the table to each other.
+func requireSound(t require.TestingT, j *Jobs) {
+	var w census
+	for i := range j.slabs {
+		w.count(t, j, i)
+	}
+	cells := 0
+	for i := range j.ids.shards {
+		cells += j.ids.shards[i].used
+	}
+	require.Equal(t, []int{w.live, w.live, w.held}, []int{j.live, cells, j.held})
+	for i, c := range j.capabilities {
+		require.LessOrEqual(t, c.gone, c.live()+32)
+		there := slices.DeleteFunc(slices.Clone(c.slots), func(slot uint32) bool { return !j.alive(slot) })
+		if !slices.Equal(w.slots[i], there) || len(there) != c.live() {
+			require.Equal(t, w.slots[i], there, "of %d", c.live())
+		}
+	}
+	linked := 0
+	for slot, seq := j.oldest, uint64(0); slot != none; slot = j.record(slot).newer {
+		if j.record(slot).seq <= seq {
+			require.Greater(t, j.record(slot).seq, seq)
+		}
+		seq = j.record(slot).seq
+		linked++
+	}
+	require.Equal(t, w.live, linked)
+}
+
+// A census is what a table's records say.
+type census struct {
+	live, held int
+	first      uint64
+	slots      [8][]uint32 // by capability
+}
+
+func (w *census) count(t require.TestingT, j *Jobs, i int) {
+	s := &j.slabs[i]
+	require.GreaterOrEqual(t, s.first, w.first)
+	if s.records == nil {
+		require.Zero(t, s.live())
+		require.Positive(t, i, "none at the front")
+		return
+	}
+	w.held++
+	for k := range min(slabLen, j.n-(j.base+i)*slabLen) {
+		slot, r := uint32((j.base+i)*slabLen+k), &s.records[k]
+		there := r.id != ""
+		switch {
+		case r.first < w.first, there != j.alive(slot), !there && !reflect.DeepEqual(*r, record{first: r.first}):
+			require.Fail(t, "a wrong record", "slot %d: %v", slot, *r)
+		case there && j.locate(r.id).slot != slot:
+			require.Fail(t, "not found by its id", "slot %d: %q", slot, r.id)
+		case there:
+			w.live++
+			w.slots[r.capability] = append(w.slots[r.capability], slot)
+		}
+		w.first = r.first
+	}
+}
+
 // askEverything holds List, Page and Count to the model.
 func askEverything(t *rapid.T, jobs *Jobs, m *model, q Query) {
 	want := m.list(q)
@@ -94,7 +192,7 @@ func askEverything(t *rapid.T, jobs *Jobs, m *model, q Query) {
 		if next.IsZero() {
 			break
 		}
-		require.Len(t, page, q.Limit, "only the last page is short")
+		require.Len(t, page, cmp.Or(q.Limit, DefaultPage), "only the last page is short")
 		q.After = viaText(t, next)
 		require.Equal(t, want[len(paged)].ID, first(jobs, q).ID, "List goes on with a cursor too")
 	}
@@ -110,9 +208,9 @@ func first(jobs *Jobs, q Query) (job statemachine.Job) {
 
 // checkWalk says what a listing has to have shown, whatever happened while it was on its way.
 func checkWalk(t *rapid.T, m *model, w *aWalk) {
-	shown := map[string]int{}
+	shown := map[uint64]int{} // by first seq: an id may have been another job's
 	for i, job := range w.shown {
-		shown[job.ID]++
+		shown[job.FirstSeq]++
 		if i > 0 && !w.q.Descending {
 			require.Greater(t, place(w.q.Order, job), place(w.q.Order, w.shown[i-1]))
 		} else if i > 0 {
@@ -122,9 +220,9 @@ func checkWalk(t *rapid.T, m *model, w *aWalk) {
 	for _, job := range m.list(w.q) {
 		switch {
 		case w.q.Order == BySubmission && job.FirstSeq <= w.began, job.Seq <= w.began:
-			require.Equal(t, 1, shown[job.ID], "%s: neither twice nor skipped", job.ID)
+			require.Equal(t, 1, shown[job.FirstSeq], "%s: neither twice nor skipped", job.ID)
 		case w.q.Order == BySubmission || w.q.Descending:
-			require.LessOrEqual(t, shown[job.ID], 1, "%s: not twice", job.ID)
+			require.LessOrEqual(t, shown[job.FirstSeq], 1, "%s: not twice", job.ID)
 		}
 	}
 }

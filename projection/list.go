@@ -6,7 +6,6 @@ import (
 	"math"
 	"math/bits"
 	"slices"
-	"sort"
 
 	"github.com/jobwal/jobwal/statemachine"
 )
@@ -188,14 +187,13 @@ func (j *Jobs) alongSlots(w *walk, c *candidates, room int, visit func(*record))
 
 // firstSlot is where the walk goes on. Slots are in the order of first seqs.
 func (j *Jobs) firstSlot(w *walk) int {
-	first := func(slot int) uint64 { return j.record(uint32(slot)).first }
 	switch {
 	case !w.q.Descending:
-		return sort.Search(j.n, func(i int) bool { return first(i) > w.at.seq })
+		return j.firstWhere(func(first uint64) bool { return first > w.at.seq })
 	case w.at.IsZero():
 		return j.n - 1
 	}
-	return sort.Search(j.n, func(i int) bool { return first(i) >= w.at.seq }) - 1
+	return j.firstWhere(func(first uint64) bool { return first >= w.at.seq }) - 1
 }
 
 func (w *walk) moveTo(seq uint64, slot uint32) {
@@ -255,9 +253,9 @@ func (j *Jobs) firstUpdate(w *walk) uint32 {
 		return j.newest
 	case w.at.IsZero():
 		return j.oldest
-	case int(hint) < j.n && j.record(hint).seq == w.at.seq && w.q.Descending:
+	case j.at(hint, w.at.seq) && w.q.Descending:
 		return j.record(hint).older
-	case int(hint) < j.n && j.record(hint).seq == w.at.seq:
+	case j.at(hint, w.at.seq):
 		return j.record(hint).newer
 	case w.q.Descending:
 		older, _ := j.around(w.at.seq - 1)
@@ -340,6 +338,9 @@ func (c *candidates) nextListed(slot uint32) int {
 	for _, n := range c.capabilities {
 		slots := c.jobs.capabilities[n].slots
 		i, _ := slices.BinarySearch(slots, slot)
+		for i < len(slots) && !c.jobs.alive(slots[i]) {
+			i++
+		}
 		if i < len(slots) && (best < 0 || int(slots[i]) < best) {
 			best = int(slots[i])
 		}
@@ -355,6 +356,9 @@ func (c *candidates) previousListed(slot uint32) int {
 		if !found {
 			i--
 		}
+		for i >= 0 && !c.jobs.alive(slots[i]) {
+			i--
+		}
 		if i >= 0 {
 			best = max(best, int(slots[i]))
 		}
@@ -363,40 +367,49 @@ func (c *candidates) previousListed(slot uint32) int {
 }
 
 func (c *candidates) nextBit(slot int) int {
-	i := slot / 64
-	word := c.word(i) >> (slot % 64) << (slot % 64)
+	slabs, base := c.jobs.slabs, c.jobs.base
+	slot = max(slot, base*slabLen)
+	i := slot/slabLen - base
+	if i >= len(slabs) {
+		return -1
+	}
+	word := c.word(&slabs[i]) >> (slot % slabLen) << (slot % slabLen)
 	for word == 0 {
-		if i++; i == len(c.jobs.parked) {
+		if i++; i == len(slabs) {
 			return -1
 		}
-		word = c.word(i)
+		word = c.word(&slabs[i])
 	}
-	return i*64 + bits.TrailingZeros64(word)
+	return (base+i)*slabLen + bits.TrailingZeros64(word)
 }
 
 func (c *candidates) previousBit(slot int) int {
-	i, above := slot/64, 63-slot%64
-	word := c.word(i) << above >> above
+	slabs, base := c.jobs.slabs, c.jobs.base
+	i, above := slot/slabLen-base, slabLen-1-slot%slabLen
+	if i < 0 || i >= len(slabs) {
+		return -1
+	}
+	word := c.word(&slabs[i]) << above >> above
 	for word == 0 {
 		if i--; i < 0 {
 			return -1
 		}
-		word = c.word(i)
+		word = c.word(&slabs[i])
 	}
-	return i*64 + bits.Len64(word) - 1
+	return (base+i)*slabLen + bits.Len64(word) - 1
 }
 
-// word has the bits of the 64 slots from 64*i on.
-func (c *candidates) word(i int) uint64 {
+// word has the bits of those in s that are candidates.
+func (c *candidates) word(s *slab) uint64 {
 	var word uint64
-	for _, s := range c.states {
-		word |= c.jobs.inState[s][i]
+	for _, state := range c.states {
+		word |= s.inState[state]
 	}
 	switch {
 	case c.q.Parked == nil:
 		return word
 	case *c.q.Parked:
-		return word & c.jobs.parked[i]
+		return word & s.parked
 	}
-	return word &^ c.jobs.parked[i]
+	return word &^ s.parked
 }

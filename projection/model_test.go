@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -18,20 +19,78 @@ var noon = time.Date(2024, 5, 15, 12, 0, 0, 0, time.UTC)
 
 // model is what Jobs has to be equal to: a map, searched through and sorted at every question.
 type model struct {
-	jobs map[string]statemachine.Job
-	last uint64
+	jobs    map[string]statemachine.Job
+	last    uint64
+	refused []namedAt
+	ids     map[string]bool // that there ever were
 }
 
-func newModel() *model { return &model{jobs: map[string]statemachine.Job{}} }
+// namedAt are ids that an event at this time has named.
+type namedAt struct {
+	at  time.Time
+	ids []string
+}
+
+func newModel() *model { return &model{jobs: map[string]statemachine.Job{}, ids: map[string]bool{}} }
+
+func (m *model) clone() *model {
+	return &model{maps.Clone(m.jobs), m.last, slices.Clone(m.refused), maps.Clone(m.ids)}
+}
 
 func (m *model) apply(e wal.Event) (statemachine.Job, error) {
 	m.last = e.Seq
 	if e.JobID == "" {
+		if e.Type == wal.JobsForgotten {
+			m.forget(e)
+		}
 		return statemachine.Job{}, nil
 	}
+	m.ids[e.JobID] = true
 	job, err := m.jobs[e.JobID].Apply(e)
 	m.jobs[e.JobID] = job
 	return job, err
+}
+
+func (m *model) forget(e wal.Event) (gone []statemachine.Job) {
+	m.last = e.Seq
+	f, err := ParseForgotten(e)
+	if err != nil {
+		panic(err)
+	}
+	m.refused = slices.DeleteFunc(slices.Clone(m.refused), func(n namedAt) bool { return n.at.Before(f.IDsBefore) })
+	named := namedAt{at: e.Time}
+	for _, id := range f.Jobs {
+		job, ok := m.jobs[id]
+		switch {
+		case ok && (!job.Finished() || job.Parked != ""):
+			continue
+		case ok:
+			gone = append(gone, job)
+			delete(m.jobs, id)
+		}
+		named.ids = append(named.ids, id)
+	}
+	m.refused = append(m.refused, named)
+	return gone
+}
+
+func (m *model) refuses(id string) bool {
+	return slices.ContainsFunc(m.refused, func(n namedAt) bool { return slices.Contains(n.ids, id) })
+}
+
+// forgettable are in order of submission.
+func (m *model) forgettable(before time.Time) []string {
+	ids := []string{}
+	for _, job := range m.list(Query{Parked: new(false)}) {
+		end := job.FinishedAt
+		if job.State == statemachine.RolledBack {
+			end = job.RolledBackAt
+		}
+		if job.Finished() && end.Before(before) {
+			ids = append(ids, job.ID)
+		}
+	}
+	return ids
 }
 
 func place(o Order, job statemachine.Job) uint64 {
@@ -100,6 +159,44 @@ func drawEvent(t *rapid.T, m *model) wal.Event {
 		e.Error = rapid.SampledFrom([]string{"", "exit status 1"}).Draw(t, "error")
 	}
 	return e
+}
+
+// drawAny draws an event as drawEvent does, or one that forgets: what may be forgotten, all, a part or little of it, and
+// now and then what may not.
+func drawAny(t *rapid.T, m *model) wal.Event {
+	if rapid.IntRange(0, 7).Draw(t, "forget") > 0 {
+		return drawEvent(t, m)
+	}
+	f := Forgotten{Before: drawTime(t)}
+	if rapid.Bool().Draw(t, "release") {
+		f.IDsBefore = drawTime(t)
+	}
+	ids, nth := m.forgettable(f.Before), rapid.SampledFrom([]int{1, 1, 2, 5, 65}).Draw(t, "nth")
+	for i := rapid.IntRange(0, 3).Draw(t, "skipped"); i < len(ids); i += nth {
+		f.Jobs = append(f.Jobs, ids[i])
+	}
+	if rapid.Bool().Draw(t, "too much") {
+		f.Jobs = append(f.Jobs, slices.Sorted(maps.Keys(m.jobs))...)
+		f.Jobs = append(f.Jobs, "never there", "never there")
+	}
+	e := f.Event()
+	e.Seq, e.Time = m.last+1, drawTime(t)
+	return e
+}
+
+// drawMany draws the events of many new jobs that come to their ends at once, by the hundred: what fills slabs.
+func drawMany(t *rapid.T, m *model) []wal.Event {
+	var events []wal.Event
+	seq, at, capability := m.last, drawTime(t), rapid.SampledFrom(capabilityNames).Draw(t, "capability")
+	for range rapid.IntRange(1, 150).Draw(t, "many") {
+		id := fmt.Sprint("one of many ", seq)
+		for i, typ := range []wal.EventType{wal.JobSubmitted, wal.JobFailed} {
+			e := wal.Event{Seq: seq + 1, Prev: seq * uint64(i), JobID: id, Type: typ, Time: at, Capability: capability}
+			events = append(events, e)
+			seq++
+		}
+	}
+	return events
 }
 
 // drawTime draws around noon, and now and then a time that nanoseconds since 1970 can't express.

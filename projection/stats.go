@@ -53,8 +53,8 @@ func (s *Stats) Apply(e wal.Event, job statemachine.Job) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last = e.Seq
-	if e.JobID == "" {
-		return nil
+	if job.ID == "" {
+		return nil // about the log itself, or of a job that the log has forgotten
 	}
 	s.events++
 	s.all.count(&e, &job)
@@ -62,6 +62,21 @@ func (s *Stats) Apply(e wal.Event, job statemachine.Job) error {
 	if job.Parked == "" {
 		s.span(e.Time)
 		s.time(e.Type, &job)
+	}
+	return nil
+}
+
+// Forget implements [Forgetter]: forgotten jobs are not counted among those that are there. What they have ever been
+// counted for stays.
+func (s *Stats) Forget(e wal.Event, jobs []statemachine.Job) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = e.Seq
+	for i := range jobs {
+		if state := stateNumber(jobs[i].State); state >= 0 {
+			s.all.states[state]--
+			s.tally(jobs[i].Capability).states[state]--
+		}
 	}
 	return nil
 }
@@ -160,7 +175,8 @@ type Tally struct {
 	// were parked before they began.
 	States map[statemachine.State]int `json:"states"`
 	Parked int                        `json:"parked"` // of the jobs in States, and of those that never began
-	// Ever is how often a job has come into each state since the log began.
+	// Ever is how often a job has come into each state since the log began, forgotten jobs included. (A Stats that is
+	// folded anew from a log that was compacted counts what is left in it.)
 	Ever map[statemachine.State]uint64 `json:"ever"`
 	// FailureRate is the share of failed among all that ever completed or failed, from 0 to 1; 0 when none has. A
 	// rollback changes nothing about how a job ended.

@@ -1,13 +1,14 @@
 package recovery
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jobwal/jobwal/projection"
@@ -24,20 +25,29 @@ type applier struct {
 	goal    uint64 // where the log ended when the engine was opened
 	report  func(Progress)
 	started time.Time
+	due     chan struct{} // gets a value, if there is room for it, when events have come to dueAt
+
+	folding sync.Mutex    // held for the time of one event: who freezes the state holds it, too
+	dueAt   atomic.Uint64 // the seq at which the next checkpoint is due
+
+	applied atomic.Uint64 // every event up to this seq is in the jobs and the projections, exactly once
+	over    atomic.Bool   // stopped is set
+	waiters atomic.Int64  // how many are in waiting; whoever adds himself looks at applied afterwards
 
 	mu         sync.Mutex // guards the fields below
-	applied    uint64     // every event up to this seq is in the jobs and the projections, exactly once
 	waiting    map[uint64]chan struct{}
 	ready      chan struct{} // closed when applied reaches goal
 	stopped    error         // why no more events are applied
 	unreadable []Unreadable
 	failed     []*ProjectionError
+	keepErr    error // of the newest checkpoint or compaction in the background
 }
 
-// view is one projection, and whether it still follows.
+// view is one projection, and whether it still follows. The applier's own.
 type view struct {
 	projection.Projection
-	out bool // it returned an error or panicked; the applier's own
+	has uint64 // what its checkpoint holds: events up to this seq are in it
+	out bool   // it returned an error or panicked
 }
 
 // A ProjectionError says which event a projection could not take. It gets no more events; the log, the command that
@@ -65,14 +75,6 @@ func (a *applier) follow(events iter.Seq2[wal.Event, error]) {
 	}
 }
 
-// catchUp applies what there is, before anyone can append. Of a directory, the log can only be read by then: damage
-// anywhere, or a ctx that is done, ends Open before anything on disk has changed.
-func (a *applier) catchUp(ctx context.Context, log Log) error {
-	a.applied, a.goal = log.FirstSeq()-1, log.LastSeq()
-	err := a.applyAll(readAhead(log.Events(ctx, log.FirstSeq())))
-	return cmp.Or(err, ctx.Err()) // it may all have been read before ctx was done
-}
-
 func (a *applier) applyAll(events iter.Seq2[wal.Event, error]) error {
 	for e, err := range events {
 		if err != nil {
@@ -87,56 +89,102 @@ func (a *applier) applyAll(events iter.Seq2[wal.Event, error]) error {
 
 // apply folds one event into its job, hands both to the projections, and wakes who waits for it.
 func (a *applier) apply(e wal.Event) error {
-	job, err := a.fold(e)
-	if err != nil {
+	if err := a.fold(e); err != nil {
 		return err
-	}
-	for _, v := range a.views {
-		if !v.out {
-			a.show(v, e, job)
-		}
 	}
 	// Before Open can know that it is done: the caller is not told anything after that.
 	if a.report != nil && e.Seq <= a.goal && (e.Seq%progressEvery == 0 || e.Seq == a.goal) {
 		a.report(Progress{Applied: e.Seq, Last: a.goal, Took: time.Since(a.started)})
 	}
+	if e.Seq == a.goal || a.waiters.Load() > 0 {
+		a.wake(e.Seq)
+	}
+	if e.Seq >= a.dueAt.Load() {
+		select {
+		case a.due <- struct{}{}:
+		default: // told already
+		}
+	}
+	return nil
+}
+
+// wake wakes whoever waits for the event at seq, and Open when that was what it waits for.
+func (a *applier) wake(seq uint64) {
 	a.mu.Lock()
-	a.applied = e.Seq
-	woken := a.waiting[e.Seq]
-	delete(a.waiting, e.Seq)
-	caughtUp := a.applied >= a.goal
-	if caughtUp && a.ready != nil {
+	defer a.mu.Unlock()
+	if woken, ok := a.waiting[seq]; ok {
+		close(woken)
+		a.removeLocked(seq)
+	}
+	if seq >= a.goal && a.ready != nil {
 		close(a.ready)
 		a.ready = nil
 	}
-	a.mu.Unlock()
-	if woken != nil {
-		close(woken)
-	}
-	return nil
+}
+
+func (a *applier) removeLocked(seq uint64) {
+	delete(a.waiting, seq)
+	a.waiters.Add(-1)
 }
 
 // progressEvery is how many events lie between two calls of Options.OnProgress.
 const progressEvery = 16384
 
-// fold brings the event's job forward. An event that its job can't take parks the job and stops nothing.
-func (a *applier) fold(e wal.Event) (statemachine.Job, error) {
+// fold brings the event's job forward, and with it the projections. An event that its job can't take parks the job and
+// stops nothing: why a job is parked stands in the job.
+func (a *applier) fold(e wal.Event) error {
+	a.folding.Lock()
+	defer a.folding.Unlock() // also when a projection ends the goroutine
+	if e.Type == wal.JobsForgotten {
+		return a.forget(e)
+	}
 	if e.JobID == "" && e.Problem != "" {
-		a.noteUnreadable(e)
+		a.noteUnreadable(e.Seq, e.Problem)
 	}
 	job, err := a.jobs.Fold(e)
 	if errors.Is(err, statemachine.ErrMisdirected) {
-		return job, err
+		return err
 	}
-	return job, nil // why a job is parked stands in the job
+	if e.JobID == "" || job.ID != "" { // else it is of a job that is forgotten further on
+		a.showAll(e, func(p projection.Projection) error { return p.Apply(e, job) })
+	}
+	a.applied.Store(e.Seq)
+	return nil
 }
 
-// show lets one projection take an event.
-func (a *applier) show(v *view, e wal.Event, job statemachine.Job) {
-	err := applyTo(v.Projection, e, job)
-	if err == nil {
-		return
+// forget lets go of the jobs that the event names.
+func (a *applier) forget(e wal.Event) error {
+	jobs, err := a.jobs.Forget(e)
+	if errors.Is(err, statemachine.ErrMisdirected) {
+		return err
 	}
+	if err != nil {
+		a.noteUnreadable(e.Seq, err.Error())
+	}
+	a.showAll(e, func(p projection.Projection) error {
+		if f, ok := p.(projection.Forgetter); ok {
+			return f.Forget(e, jobs)
+		}
+		return p.Apply(e, statemachine.Job{})
+	})
+	a.applied.Store(e.Seq)
+	return nil
+}
+
+// showAll lets each projection take an event that it has not.
+func (a *applier) showAll(e wal.Event, take func(projection.Projection) error) {
+	for _, v := range a.views {
+		if v.out || e.Seq <= v.has {
+			continue
+		}
+		if err := guarded(func() error { return take(v.Projection) }); err != nil {
+			a.drop(v, e, err)
+		}
+	}
+}
+
+// drop stops a projection.
+func (a *applier) drop(v *view, e wal.Event, err error) {
 	v.out = true
 	failed := &ProjectionError{Name: v.Name(), Seq: e.Seq, JobID: e.JobID, Err: err}
 	a.mu.Lock()
@@ -145,7 +193,8 @@ func (a *applier) show(v *view, e wal.Event, job statemachine.Job) {
 	a.logger.Error("recovery: projection stopped", slog.Any("error", failed))
 }
 
-func applyTo(p projection.Projection, e wal.Event, job statemachine.Job) (err error) {
+// guarded makes a panic of code that is not ours an error.
+func guarded(do func() error) (err error) {
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
@@ -155,14 +204,14 @@ func applyTo(p projection.Projection, e wal.Event, job statemachine.Job) (err er
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
-	return p.Apply(e, job)
+	return do()
 }
 
-func (a *applier) noteUnreadable(e wal.Event) {
+func (a *applier) noteUnreadable(seq uint64, problem string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.unreadable) < maxListed {
-		a.unreadable = append(a.unreadable, Unreadable{Seq: e.Seq, Problem: e.Problem})
+		a.unreadable = append(a.unreadable, Unreadable{Seq: seq, Problem: problem})
 	}
 }
 
@@ -185,10 +234,11 @@ func (a *applier) broken() error {
 func (a *applier) wakeAll(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.stopped = fmt.Errorf("recovery: stopped behind seq %d: %w", a.applied, err)
+	defer a.over.Store(true)
+	a.stopped = fmt.Errorf("recovery: stopped behind seq %d: %w", a.applied.Load(), err)
 	for seq, woken := range a.waiting {
 		close(woken)
-		delete(a.waiting, seq)
+		a.removeLocked(seq)
 	}
 	if a.ready != nil {
 		close(a.ready)
@@ -196,15 +246,24 @@ func (a *applier) wakeAll(err error) {
 	}
 }
 
-// wait returns when the event at seq is applied. Each seq is waited for by the one command that appended it.
+// wait returns when the event at seq is applied. Each seq is waited for by the one command that appended it. The applier
+// was woken before that command was, so that it mostly is there already, or only needs to be let run.
 func (a *applier) wait(seq uint64) error {
-	a.mu.Lock()
-	if a.applied >= seq || a.stopped != nil {
-		defer a.mu.Unlock()
-		return a.errLocked(seq)
+	for range 2 {
+		if a.applied.Load() >= seq {
+			return nil
+		}
+		runtime.Gosched()
 	}
 	woken := make(chan struct{})
+	a.mu.Lock()
 	a.waiting[seq] = woken
+	a.waiters.Add(1)
+	if a.applied.Load() >= seq || a.stopped != nil {
+		defer a.mu.Unlock()
+		a.removeLocked(seq)
+		return a.errLocked(seq)
+	}
 	a.mu.Unlock()
 	<-woken
 	a.mu.Lock()
@@ -213,7 +272,7 @@ func (a *applier) wait(seq uint64) error {
 }
 
 func (a *applier) errLocked(seq uint64) error {
-	if a.applied >= seq {
+	if a.applied.Load() >= seq {
 		return nil
 	}
 	return a.stopped
@@ -221,6 +280,9 @@ func (a *applier) errLocked(seq uint64) error {
 
 // err says why nothing is applied any more; nil while all is well.
 func (a *applier) err() error {
+	if !a.over.Load() {
+		return nil
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.stopped

@@ -24,6 +24,14 @@ type Engine struct {
 	cancel  context.CancelFunc // ends the applier
 	done    chan struct{}      // closed when it has ended
 	opened  Report             // what Open found
+	opts    Options
+
+	life    context.Context // ends when Close begins
+	end     context.CancelFunc
+	keeper  sync.WaitGroup // what goes on in the background
+	keeping chan struct{}  // holds a value while a checkpoint is written or the log is compacted; it guards:
+	kept    uint64         // seq of the newest checkpoint
+	lacking []string       // projections that are not in it
 
 	gate     sync.RWMutex // held for reading by a command from its first look at a job until its event is applied
 	closed   bool         // guarded by gate
@@ -73,7 +81,7 @@ func (e *Engine) one(ctx context.Context, c Command) (statemachine.Job, error) {
 // once. It returns when they are durable and applied, with the job of each command as it stands after all of them.
 //
 // Nothing is written when it returns one of: a *[statemachine.TransitionError] (it says what would have been allowed;
-// ErrUnknownJob or ErrDuplicateJob where that is the reason), a *[statemachine.ParkedError], [ErrConflict],
+// ErrUnknownJob or ErrDuplicateJob where that is the reason), a *[statemachine.ParkedError], a *[ForgottenError], [ErrConflict],
 // wal.ErrInvalid, wal.ErrTooLarge, wal.ErrNoSpace, wal.ErrReadOnly, wal.ErrClosed, or ctx's error, without
 // wal.ErrOutcomeUnknown. wal.ErrFailed is for good. Together with wal.ErrOutcomeUnknown, whichever it is, the events may
 // be there at the next Open. With several commands, the error of one of them says which.
@@ -98,11 +106,11 @@ func (e *Engine) Do(ctx context.Context, commands ...Command) ([]statemachine.Jo
 	if err := e.refused(); err != nil {
 		return nil, err
 	}
-	unlock, err := e.locks.lock(ctx, ids(commands))
+	jobs, err := e.locks.lock(ctx, ids(commands))
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer jobs.unlock()
 	// Again: whoever had a job until now may have gone because nothing is applied any more, and left it as it was before
 	// his event.
 	if err := e.refused(); err != nil {
@@ -176,27 +184,32 @@ var machines = sync.Pool{New: func() any { return statemachine.NewMachine(statem
 // group alone, and gone with it: what a job's next event sees is what this one would leave, the job itself moves when
 // the append has succeeded and the applier has read it.
 func (e *Engine) fire(ctx context.Context, events []wal.Event) error {
-	used := make(map[string]turn, 1)
+	if len(events) == 1 {
+		t, err := e.begin(&events[0])
+		if err != nil {
+			return err
+		}
+		defer machines.Put(t.machine)
+		return t.fire(ctx, &events[0])
+	}
+	used := make(map[string]*turn, len(events))
 	defer func() {
 		for _, t := range used {
 			machines.Put(t.machine)
 		}
 	}()
-	accept := func(context.Context) error { return nil }
 	for i := range events {
 		event := &events[i]
-		t, begun := used[event.JobID]
-		if !begun {
-			job, _ := e.jobs.Get(event.JobID)
-			job.ID = event.JobID
-			t = turn{machines.Get().(*statemachine.Machine), job.Capability}
-			t.machine.Reset(job)
-			event.Prev = job.Seq
+		t := used[event.JobID]
+		if t == nil {
+			begun, err := e.begin(event)
+			if err != nil {
+				return which(err, i, len(events))
+			}
+			t = &begun
+			used[event.JobID] = t
 		}
-		event.Capability = cmp.Or(event.Capability, t.capability)
-		t.capability = event.Capability
-		used[event.JobID] = t
-		if err := t.machine.Fire(ctx, event.Type, accept); err != nil {
+		if err := t.fire(ctx, event); err != nil {
 			return which(err, i, len(events))
 		}
 	}
@@ -208,6 +221,27 @@ type turn struct {
 	machine    *statemachine.Machine
 	capability string
 }
+
+// begin takes a job's first event of a group.
+func (e *Engine) begin(event *wal.Event) (turn, error) {
+	job, known := e.jobs.Get(event.JobID)
+	if !known && e.opts.RefuseIDs >= 0 && e.jobs.Refuses(event.JobID) {
+		return turn{}, &ForgottenError{JobID: event.JobID, Event: event.Type}
+	}
+	job.ID = event.JobID
+	event.Prev = job.Seq
+	t := turn{machines.Get().(*statemachine.Machine), job.Capability}
+	t.machine.Reset(job)
+	return t, nil
+}
+
+func (t *turn) fire(ctx context.Context, event *wal.Event) error {
+	event.Capability = cmp.Or(event.Capability, t.capability)
+	t.capability = event.Capability
+	return t.machine.Fire(ctx, event.Type, accept)
+}
+
+func accept(context.Context) error { return nil }
 
 func (e *Engine) results(commands []Command) []statemachine.Job {
 	jobs := make([]statemachine.Job, len(commands))
@@ -266,13 +300,14 @@ func (e *Engine) Interrupted() []statemachine.Job {
 }
 
 // History yields the events of one job, oldest first. It goes from event to event by Prev and never scans the log; it
-// holds one job's events in memory. statemachine.ErrUnknownJob: there is no such job. Where the way back is broken (the
+// holds one job's events in memory. statemachine.ErrUnknownJob: there is no such job; a
+// [ForgottenError], which is wal.ErrDropped: there was one. Where the way back is broken (the
 // event was dropped, is damaged, or is of another job), the error comes first, and then what lies on this side of it.
 func (e *Engine) History(ctx context.Context, id string) iter.Seq2[wal.Event, error] {
 	return func(yield func(wal.Event, error) bool) {
 		job, known := e.jobs.Get(id)
 		if !known {
-			yield(wal.Event{}, fmt.Errorf("recovery: job %q: %w", id, statemachine.ErrUnknownJob))
+			yield(wal.Event{}, e.unknown(id))
 			return
 		}
 		events, err := e.walk(ctx, id, job.Seq)
@@ -288,6 +323,14 @@ func (e *Engine) History(ctx context.Context, id string) iter.Seq2[wal.Event, er
 			}
 		}
 	}
+}
+
+// unknown says why there is no such job.
+func (e *Engine) unknown(id string) error {
+	if e.jobs.Refuses(id) {
+		return &ForgottenError{JobID: id}
+	}
+	return fmt.Errorf("recovery: job %q: %w", id, statemachine.ErrUnknownJob)
 }
 
 // walk collects a job's events, newest first.
@@ -325,15 +368,18 @@ func (e *Engine) Follow(ctx context.Context, from uint64) iter.Seq2[wal.Event, e
 	return e.log.Follow(ctx, from)
 }
 
-// Close waits for the commands in flight, stops the applier, and closes the log. Commands return wal.ErrClosed from
+// Close waits for the commands in flight, breaks off a checkpoint or a compaction, stops the applier, and closes the log. Commands return wal.ErrClosed from
 // then on; jobs can still be read. Closing again returns the same.
 func (e *Engine) Close() error {
+	e.end()
 	e.gate.Lock()
 	defer e.gate.Unlock()
 	if e.closed {
 		return e.closeErr
 	}
 	e.closed = true
+	e.keeper.Wait()
+	e.keeping <- struct{}{} // for good; whoever had it ends with life
 	if e.cancel != nil {
 		e.cancel()
 		<-e.done

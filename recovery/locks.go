@@ -15,13 +15,14 @@ type jobLocks struct {
 }
 
 type lockShard struct {
-	mu   sync.Mutex // guards held and the refs in it
-	held map[string]*jobLock
+	mu    sync.Mutex // guards the fields below and what lies behind them
+	held  map[string]*jobLock
+	spare *jobLock // to be used again; nil when there is none
 }
 
+// A jobLock is there while somebody holds it. A channel is made only for those who have to wait.
 type jobLock struct {
-	token chan struct{} // holds one value while the job is locked
-	refs  int           // who holds it or waits for it
+	waiting []chan struct{} // closed, in order, to hand the lock on
 }
 
 func newJobLocks() *jobLocks {
@@ -38,51 +39,85 @@ func (l *jobLocks) shard(id string) *lockShard {
 
 // lock locks the jobs of a group, each once and in one order for all, so that two groups can't wait for each other. The
 // error is ctx's, and nothing is locked then.
-func (l *jobLocks) lock(ctx context.Context, ids []string) (unlock func(), err error) {
-	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
+func (l *jobLocks) lock(ctx context.Context, ids []string) (locked, error) {
+	if len(ids) > 1 {
+		slices.Sort(ids)
+		ids = slices.Compact(ids)
+	}
 	for i, id := range ids {
-		if err := l.lockOne(ctx, id); err != nil {
-			l.unlock(ids[:i])
-			return nil, err
+		if err := l.shard(id).lock(ctx, id); err != nil {
+			locked{l, ids[:i]}.unlock()
+			return locked{}, err
 		}
 	}
-	return func() { l.unlock(ids) }, nil
+	return locked{l, ids}, nil
 }
 
-func (l *jobLocks) lockOne(ctx context.Context, id string) error {
-	s := l.shard(id)
+// locked is the jobs that somebody holds.
+type locked struct {
+	locks *jobLocks
+	ids   []string
+}
+
+func (l locked) unlock() {
+	for _, id := range l.ids {
+		l.locks.shard(id).unlock(id)
+	}
+}
+
+func (s *lockShard) lock(ctx context.Context, id string) error {
 	s.mu.Lock()
 	lock := s.held[id]
 	if lock == nil {
-		lock = &jobLock{token: make(chan struct{}, 1)}
-		s.held[id] = lock
+		s.held[id] = s.spareLocked()
+		s.mu.Unlock()
+		return nil
 	}
-	lock.refs++
+	turn := make(chan struct{})
+	lock.waiting = append(lock.waiting, turn)
 	s.mu.Unlock()
 	select {
-	case lock.token <- struct{}{}:
+	case <-turn:
 		return nil
 	case <-ctx.Done():
-		s.drop(id, lock)
+		s.leave(id, turn)
 		return ctx.Err()
 	}
 }
 
-func (l *jobLocks) unlock(ids []string) {
-	for _, id := range ids {
-		s := l.shard(id)
-		s.mu.Lock()
-		lock := s.held[id]
-		s.mu.Unlock()
-		<-lock.token
-		s.drop(id, lock)
+func (s *lockShard) spareLocked() *jobLock {
+	lock := s.spare
+	s.spare = nil
+	if lock == nil {
+		lock = new(jobLock)
+	}
+	return lock
+}
+
+// leave gives up waiting; or the lock, if it was handed over just now.
+func (s *lockShard) leave(id string, turn chan struct{}) {
+	s.mu.Lock()
+	lock := s.held[id]
+	i := slices.Index(lock.waiting, turn)
+	if i >= 0 {
+		lock.waiting = slices.Delete(lock.waiting, i, i+1)
+	}
+	s.mu.Unlock()
+	if i < 0 {
+		s.unlock(id)
 	}
 }
 
-func (s *lockShard) drop(id string, lock *jobLock) {
+// unlock hands the lock to whoever waits longest, or puts it away.
+func (s *lockShard) unlock(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if lock.refs--; lock.refs == 0 {
-		delete(s.held, id)
+	lock := s.held[id]
+	if len(lock.waiting) > 0 {
+		close(lock.waiting[0])
+		lock.waiting = slices.Delete(lock.waiting, 0, 1)
+		return
 	}
+	delete(s.held, id)
+	s.spare = lock
 }

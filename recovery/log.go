@@ -3,6 +3,7 @@ package recovery
 import (
 	"context"
 	"errors"
+	"io"
 	"iter"
 
 	"github.com/jobwal/jobwal/wal"
@@ -38,6 +39,18 @@ type Log interface {
 	Epoch() uint64
 	Live(epoch uint64) bool
 	Close() error
+}
+
+// Files is what a log in a directory can do besides, and others need not: keep checkpoints beside itself, and let go of
+// its beginning. An Engine on a log without it replays all of it at each Open and forgets nothing.
+type Files interface {
+	// Checkpoints, SaveCheckpoint and LoadCheckpoint are those of [wal.Log].
+	Checkpoints() ([]wal.Checkpoint, error)
+	SaveCheckpoint(ctx context.Context, seq uint64, sections []wal.Section) (wal.Checkpoint, error)
+	LoadCheckpoint(ctx context.Context, c wal.Checkpoint, load func(wal.Section, io.Reader) error) error
+	// Carried yields what compaction kept of the events below FirstSeq: those of jobs that are remembered.
+	Carried() iter.Seq2[wal.Event, error]
+	Compact(ctx context.Context, before uint64, opts wal.CompactOptions) (wal.Compacted, error)
 }
 
 // OnDisk makes a log in a directory the log of an Engine.

@@ -1,10 +1,12 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/jobwal/jobwal/projection"
@@ -15,9 +17,31 @@ import (
 type Options struct {
 	// WAL: the log's own settings. Its Logger, when nil, is the Logger below.
 	WAL wal.Options
-	// Projections: read models of the caller's own, each with a name of its own; "jobs" and "stats" are taken. They see
-	// every event from the log's first on.
+	// Projections: read models of the caller's own, each with a name of its own; "jobs", "stats" and "engine" are taken. They see
+	// every event from the log's first on, or, if they are a [projection.Snapshotter], their own snapshot and every event
+	// behind it. One that a checkpoint does not have makes Open replay the whole log for it.
 	Projections []projection.Projection
+	// AllowIncomplete names projections that may be built from the jobs that are still remembered, where no checkpoint
+	// has them and the log's beginning was compacted away. Otherwise Open, and Compact before it comes to that, refuse
+	// with an [IncompleteError]. Default: none.
+	AllowIncomplete []string
+	// CheckpointEvery: so many events behind the last checkpoint the next one is written, in the background. The next
+	// Open replays what lies behind the newest checkpoint, and no more. Default 100,000; negative: only
+	// [Engine.Checkpoint] writes one. A read-only log and one that is no directory have none.
+	CheckpointEvery int
+	// Retain: with each checkpoint, finished jobs that ended longer ago are forgotten and their events removed, as
+	// [Engine.Compact] does. Default 0: nothing is forgotten by itself.
+	Retain time.Duration
+	// RefuseIDs: how long after its job was forgotten an id stays refused at least, so that a command that comes late is
+	// not taken for a new job. It costs some 24 bytes of heap an id, and on disk the id itself. Default: as long again as
+	// a finished job is remembered (Retain, or what Compact is given). Negative: an id may be used again at once.
+	RefuseIDs time.Duration
+	// HoldBytes: args and outputs of more bytes are not held in memory; [Engine.Read] reads them from the log. Default
+	// 1024; negative: all are held.
+	HoldBytes int
+	// Archive, if set, is handed each segment that compaction is about to remove, oldest first. An error keeps that
+	// segment and those behind it. After a crash it may be handed one again.
+	Archive func(context.Context, wal.Sealed) error
 	// Logger gets what happens while nobody waits to be told: a projection that stops, an engine that can't
 	// follow its log any more, a torn tail that was cut. Default: none.
 	Logger *slog.Logger
@@ -30,15 +54,17 @@ type Options struct {
 // through these steps:
 //
 //  1. [wal.Open] takes the lock, and refuses what it must not repair.
-//  2. The applier takes what is known to be durable, from the log's first event on; each one goes to its job and to the
-//     projections. Up to here nothing on disk has changed: damage anywhere in the log, or a ctx that is done, leaves the
-//     directory as it was.
-//  3. wal.Open repairs what a crash left, and begins a new epoch.
-//  4. The applier follows the log. When it has reached the end that the log had, the engine is open. The applier goes on.
+//  2. The newest checkpoint that is whole and of this log is loaded; one that is not is passed over and reported.
+//  3. The applier takes what is known to be durable, from there on, or from the log's first event on; each one goes to
+//     its job and to the projections. Up to here nothing on disk has changed: damage anywhere in what is read, or a ctx
+//     that is done, leaves the directory as it was.
+//  4. wal.Open repairs what a crash left, and begins a new epoch.
+//  5. The applier follows the log. When it has reached the end that the log had, the engine is open. The applier goes on.
 //
-// The errors are those of [wal.Open]; wal.ErrCorrupt also for damage that only reading everything shows; ctx's, which
-// ends the replay; wal.ErrInvalid for a nil ctx or a bad option. A torn tail, a parked job, and a projection that
-// stopped are no errors: they are in the [Report].
+// The errors are those of [wal.Open]; wal.ErrCorrupt also for damage that only reading everything shows; wal.ErrVersion
+// for a checkpoint of a newer format; an [IncompleteError]; ctx's, which ends the replay; wal.ErrInvalid for a nil ctx or
+// a bad option. With Options.WAL.ReadOnly, wal.ErrDropped when the writer beside it compacts the log too often meanwhile.
+// A torn tail, a parked job, and a projection that stopped are no errors: they are in the [Report].
 func Open(ctx context.Context, dir string, opts Options) (*Engine, error) {
 	started := time.Now()
 	if err := opts.check(ctx); err != nil {
@@ -48,10 +74,16 @@ func Open(ctx context.Context, dir string, opts Options) (*Engine, error) {
 		opts.WAL.Logger = opts.Logger
 	}
 	e := newEngine(opts)
-	opts.WAL.Inspect = both(opts.WAL.Inspect, func(log *wal.Log) error { return e.applier.catchUp(ctx, OnDisk(log)) })
+	opts.WAL.Inspect = both(opts.WAL.Inspect, func(log *wal.Log) error { return e.restore(ctx, OnDisk(log)) })
 	log, err := wal.Open(dir, opts.WAL)
 	if err != nil {
 		return nil, err
+	}
+	if opts.WAL.ReadOnly { // then nothing was inspected
+		err = e.restoreBeside(ctx, OnDisk(log))
+	}
+	if err = cmp.Or(err, ctx.Err()); err != nil {
+		return nil, errors.Join(err, log.Close())
 	}
 	if err := e.serve(ctx, OnDisk(log)); err != nil {
 		return nil, err
@@ -83,7 +115,7 @@ func OpenLog(ctx context.Context, log Log, opts Options) (_ *Engine, err error) 
 		return nil, errors.Join(err, log.Close())
 	}
 	e := newEngine(opts)
-	if err := e.applier.catchUp(ctx, log); err != nil {
+	if err := e.restore(ctx, log); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
 	if err := e.serve(ctx, log); err != nil {
@@ -97,7 +129,7 @@ func (o *Options) check(ctx context.Context) error {
 	if ctx == nil {
 		return &wal.InvalidError{Field: "context", Reason: "nil"}
 	}
-	names := map[string]bool{"jobs": true, "stats": true}
+	names := map[string]bool{"jobs": true, "stats": true, ownSection: true}
 	for i, p := range o.Projections {
 		if p == nil {
 			return &wal.InvalidError{Field: "Options.Projections", Reason: fmt.Sprintf("number %d is nil", i)}
@@ -111,40 +143,75 @@ func (o *Options) check(ctx context.Context) error {
 }
 
 func newEngine(opts Options) *Engine {
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
+	opts.setDefaults()
+	e := &Engine{
+		opts: opts, locks: newJobLocks(), keeping: make(chan struct{}, 1),
 	}
-	e := &Engine{jobs: projection.NewJobs(), stats: projection.NewStats(), locks: newJobLocks()}
+	e.life, e.end = context.WithCancel(context.Background())
 	e.applier = &applier{
-		jobs: e.jobs, logger: opts.Logger, report: opts.OnProgress, started: time.Now(),
-		waiting: make(map[uint64]chan struct{}),
+		logger: opts.Logger, report: opts.OnProgress, started: time.Now(),
+		waiting: make(map[uint64]chan struct{}), due: make(chan struct{}, 1),
 	}
-	for _, p := range append([]projection.Projection{e.stats}, opts.Projections...) {
-		e.applier.views = append(e.applier.views, &view{Projection: p})
-	}
+	e.applier.dueAt.Store(math.MaxUint64)
+	e.reset(0)
 	return e
 }
+
+// reset makes the state that of a log without events. floor: see [projection.JobsOptions].
+func (e *Engine) reset(floor uint64) {
+	e.jobs, e.stats = projection.NewJobsWith(e.jobsOptions(floor)), projection.NewStats()
+	a := e.applier
+	a.jobs, a.views, a.failed, a.unreadable = e.jobs, nil, nil, nil
+	a.applied.Store(0)
+	for _, p := range append([]projection.Projection{e.stats}, e.opts.Projections...) {
+		a.views = append(a.views, &view{Projection: p})
+	}
+}
+
+func (e *Engine) jobsOptions(floor uint64) projection.JobsOptions {
+	return projection.JobsOptions{HoldBytes: max(0, e.opts.HoldBytes), Floor: floor} // 0: all are held
+}
+
+func (o *Options) setDefaults() {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.WAL.Now == nil {
+		o.WAL.Now = time.Now
+	}
+	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, DefaultCheckpointEvery)
+	o.HoldBytes = cmp.Or(o.HoldBytes, DefaultHoldBytes)
+}
+
+// What Options{} means.
+const (
+	DefaultCheckpointEvery = 100_000
+	DefaultHoldBytes       = 1 << 10
+)
 
 // serve starts the applier, and returns when it is at the log's end. The engine has the log from here on, and closes it
 // if that fails.
 func (e *Engine) serve(ctx context.Context, log Log) error {
 	e.log = log
 	first, last := log.FirstSeq(), log.LastSeq()
-	e.opened.Replayed = last + 1 - min(first, last+1)
 	a, ready := e.applier, make(chan struct{})
-	a.applied, a.goal = max(a.applied, first-1), last
-	if a.applied < a.goal {
+	applied := max(a.applied.Load(), first-1)
+	a.applied.Store(applied)
+	a.goal = last
+	e.opened.Replayed += last - min(applied, last)
+	if applied < last {
 		a.ready = ready
 	} else {
 		close(ready)
 	}
 	following, cancel := context.WithCancel(context.Background())
 	e.cancel, e.done = cancel, make(chan struct{})
-	events := log.Follow(following, a.applied+1)
+	events := log.Follow(following, applied+1)
 	go func() {
 		defer close(e.done)
 		a.follow(events)
 	}()
+	e.keep()
 	var err error
 	select {
 	case <-ctx.Done():

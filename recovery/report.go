@@ -19,6 +19,13 @@ type Report struct {
 	// Replayed is the number of events folded by Open, and Took how long Open took, the log's part included.
 	Replayed uint64
 	Took     time.Duration
+	// Checkpoint is the seq of the checkpoint that Open began with; 0: none.
+	Checkpoint uint64
+	// PassedOver says which checkpoints, or projections' parts of one, could not be used, and why.
+	PassedOver []error
+	// Incomplete are projections that no checkpoint had, while the log's beginning was compacted away: they know only
+	// the jobs that were remembered. "stats" may be among them; others are only if Options.AllowIncomplete names them.
+	Incomplete []string
 
 	// The rest is as of the call of Report.
 
@@ -34,6 +41,9 @@ type Report struct {
 	// projections stay as they are, and no command is taken; open the log again. nil while all is well, and after Close.
 	// An engine on a read-only log has no commands that would tell.
 	Stopped error
+	// Keeping is why the newest checkpoint or compaction in the background failed; nil when it did not. It will be tried
+	// again.
+	Keeping error
 }
 
 // Unreadable is an event of no known job that this version can't read.
@@ -67,5 +77,6 @@ func (e *Engine) Report() Report {
 	defer e.applier.mu.Unlock()
 	r.Unreadable = append(r.Unreadable, e.applier.unreadable...)
 	r.Failed = append(r.Failed, e.applier.failed...)
+	r.Keeping = e.applier.keepErr
 	return r
 }

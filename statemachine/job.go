@@ -1,6 +1,7 @@
 package statemachine
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -9,12 +10,18 @@ import (
 	"github.com/jobwal/jobwal/wal"
 )
 
-// A Payload is a JSON value that lies in the log, as the args or the output of a job. It need not be held in memory.
-// The zero Payload is none at all. A Payload never changes and may be read from any number of goroutines.
+// A Payload is a JSON value that lies in the log, as the args or the output of a job. It need not be held in memory:
+// then it knows its Seq and its Size, and no more. The zero Payload is none at all. A Payload never changes and may be
+// read from any number of goroutines.
 type Payload struct {
-	raw json.RawMessage // shared by all copies: never written to, never handed out
+	// raw is the value, shared by all copies: never written to, never handed out. Of one that is not held it is notHeld
+	// and the size in its place, which costs 8 bytes where a field of its own would make every Payload larger.
+	raw json.RawMessage
 	seq uint64
 }
+
+// notHeld is the first byte of what stands in the place of a value. No JSON value begins with it.
+const notHeld = 0
 
 // NewPayload returns the JSON value raw of the event at seq; the zero Payload when raw is empty. It takes raw over: the
 // caller must not change it any more.
@@ -25,22 +32,63 @@ func NewPayload(seq uint64, raw json.RawMessage) Payload {
 	return Payload{raw: raw, seq: seq}
 }
 
+// UnheldPayload returns the value of size bytes of the event at seq, known by its place only; the zero Payload when size
+// is not positive.
+func UnheldPayload(seq uint64, size int) Payload {
+	if size <= 0 {
+		return Payload{}
+	}
+	raw := make([]byte, 1, 8) // notHeld, and room for the size
+	return Payload{raw: binary.AppendUvarint(raw, uint64(size)), seq: seq}
+}
+
+// Shed returns p without its bytes when they are more than limit, else p as it is. The bytes are freed with the last
+// copy of p that holds them.
+func (p Payload) Shed(limit int) Payload {
+	if p.Size() <= limit || !p.Held() {
+		return p
+	}
+	return UnheldPayload(p.seq, len(p.raw))
+}
+
+// Held tells whether there is a value, and it is in memory: whether JSON has it.
+func (p Payload) Held() bool { return len(p.raw) > 0 && p.raw[0] != notHeld }
+
 // IsZero tells whether there is no value. JSON null is a value.
-func (p Payload) IsZero() bool { return p.Size() == 0 }
+func (p Payload) IsZero() bool { return len(p.raw) == 0 }
 
 // Seq is the position in the log of the event that holds the value, 0 for the zero Payload.
 func (p Payload) Seq() uint64 { return p.seq }
 
 // Size is the value's length in bytes, whether it is held in memory or not.
-func (p Payload) Size() int { return len(p.raw) }
+func (p Payload) Size() int {
+	if len(p.raw) == 0 || p.raw[0] != notHeld {
+		return len(p.raw)
+	}
+	size, _ := binary.Uvarint(p.raw[1:])
+	return int(size)
+}
 
 // JSON returns a copy of the value, which is the caller's; false when there is none, or when it is too large to be held
 // in memory.
-func (p Payload) JSON() (json.RawMessage, bool) { return slices.Clone(p.raw), p.raw != nil }
+func (p Payload) JSON() (json.RawMessage, bool) {
+	if !p.Held() {
+		return nil, false
+	}
+	return slices.Clone(p.raw), true
+}
+
+// AppendJSON appends the value to dst; false, and dst as it was, where [Payload.JSON] has none.
+func (p Payload) AppendJSON(dst []byte) ([]byte, bool) {
+	if !p.Held() {
+		return dst, false
+	}
+	return append(dst, p.raw...), true
+}
 
 // MarshalJSON returns the value, or null where [Payload.JSON] has none.
 func (p Payload) MarshalJSON() ([]byte, error) {
-	if p.raw == nil {
+	if !p.Held() {
 		return []byte("null"), nil
 	}
 	return slices.Clone(p.raw), nil

@@ -384,6 +384,7 @@ var fieldNames = func() map[string]string {
 	for _, name := range []string{
 		"seq", "prev", "epoch", "ts", "ns", "type", "job_id", "capability", "args", "output", "error", "more", "durable",
 		"mark", "version", "log", "salt", "prior", "first", "last", "floor",
+		"carried", "count", "event",
 	} {
 		known[name] = name
 	}
@@ -500,6 +501,13 @@ func numberBefore(src []byte, name string) (rest []byte, n uint64) {
 
 // event makes an Event that owns its memory.
 func (d *decoder) event(r *record) Event {
+	e := d.shared(r)
+	e.Args, e.Output = d.slab.clone(e.Args), d.slab.clone(e.Output)
+	return e
+}
+
+// shared makes an Event whose payloads lie in the line still.
+func (d *decoder) shared(r *record) Event {
 	e := Event{
 		Seq: r.seq, Prev: r.prev, Epoch: r.epoch,
 		Type: EventType(d.names.text(r.typ)), JobID: d.names.text(r.job), Capability: d.names.text(r.cap),
@@ -507,7 +515,7 @@ func (d *decoder) event(r *record) Event {
 	}
 	if r.problem == "" {
 		e.Time = time.Unix(r.sec, r.ns).UTC()
-		e.Args, e.Output = d.slab.clone(r.args), d.slab.clone(r.out)
+		e.Args, e.Output = r.args, r.out
 	}
 	return e
 }
@@ -578,6 +586,8 @@ type mark struct {
 	Epoch   uint64
 	Time    time.Time
 	Floor   uint64 // events below it may be gone
+	Carried uint64 // as many of them are kept in the carried file of that floor
+	Count   uint64 // the carried file's own: events in it
 	Durable uint64
 }
 
@@ -616,6 +626,9 @@ func appendMark(dst []byte, m mark, seed uint32) []byte {
 	if m.Floor > 0 {
 		dst = strconv.AppendUint(append(dst, `,"floor":`...), m.Floor, 10)
 	}
+	if m.Carried > 0 {
+		dst = strconv.AppendUint(append(dst, `,"carried":`...), m.Carried, 10)
+	}
 	dst = strconv.AppendUint(append(dst, `,"durable":`...), m.Durable, 10)
 	return seal(dst, from, seed)
 }
@@ -627,6 +640,7 @@ func (m *mark) parse(f *fields) error {
 		Kind: kind.string(), Version: f.uintOr0("version"), Log: f.textOrNone("log").string(),
 		Salt: f.textOrNone("salt").string(), Prior: f.uintOr0("prior"), First: f.uintOr0("first"),
 		Last: f.uintOr0("last"), Epoch: f.uintOr0("epoch"), Floor: f.uintOr0("floor"), Durable: f.uintOr0("durable"),
+		Carried: f.uintOr0("carried"), Count: f.uintOr0("count"),
 	}
 	return f.err
 }
@@ -685,6 +699,8 @@ func checkNames(e *Event) error {
 		return invalid("Type", "empty")
 	case e.Type == EventLost:
 		return invalid("Type", "%s is Salvage's alone", EventLost)
+	case e.JobID != "" && e.Type == JobsForgotten:
+		return invalid("JobID", "%q; %s is about the log", e.JobID, e.Type)
 	case e.JobID == "" && isJobEvent(e.Type):
 		return invalid("JobID", "empty; %s is about a job", e.Type)
 	case e.JobID == "" && e.Prev != 0:

@@ -239,18 +239,13 @@ func (l *Log) enqueueLocked(r *request) (lead bool) {
 
 // lead does one batch, whose first request is own, and hands over.
 func (l *Log) lead(own *request) {
-	if l.crowded {
-		// Callers that were just woken come back with their next event: let them, before the batch is taken. Without
-		// this a closed loop of n callers gets stuck at half of them a sync.
-		runtime.Gosched()
-		runtime.Gosched()
-	}
+	l.gather()
 	l.mu.Lock()
 	batch := l.takeLocked()
 	refused := l.refusedLocked()
 	l.mu.Unlock()
 
-	l.crowded = len(batch) > 1
+	l.crowd = len(batch)
 	over := false
 	defer func() {
 		if !over {
@@ -267,6 +262,31 @@ func (l *Log) lead(own *request) {
 		l.write(batch)
 	}
 	over = true
+}
+
+// gather lets callers that were just woken come back with their next event before the batch is taken: without this a
+// closed loop of n callers gets stuck at half of them a sync. It waits only as long as more come, and not at all when as
+// many as last time are there already: then the others are busy elsewhere, as callers of an engine are, and come while
+// this batch is synced.
+func (l *Log) gather() {
+	const patience = 3 // yields in which nobody came
+	queued := l.waiting()
+	if l.crowd <= 1 || queued >= l.crowd {
+		return
+	}
+	for idle := 0; idle < patience; idle++ {
+		runtime.Gosched()
+		if n := l.waiting(); n > queued {
+			queued, idle = n, 0
+		}
+	}
+}
+
+// waiting is how many requests are in the queue.
+func (l *Log) waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue)
 }
 
 // errGone: code that is not ours did not come back to the committer. The panic goes on; nobody is left waiting for it.
@@ -479,6 +499,11 @@ func (l *Log) makeRoom(size int64) error {
 	if !full && !l.newSegment {
 		return nil
 	}
+	return l.rotate()
+}
+
+// rotate goes on in a new segment, with the errors of makeRoom.
+func (l *Log) rotate() error {
 	if !l.newSegment {
 		if err := l.sealActive(); err != nil && !errors.Is(err, ErrNoSpace) {
 			return err
@@ -585,6 +610,7 @@ func (l *Log) logFailure(err error) {
 // closeWriter ends writing. Close has set closed, so the queue only drains.
 func (l *Log) closeWriter() error {
 	l.idle.Stop()
+	defer l.awaitUpkeep()()
 	r := newTask(l.finish)
 	r.final = true
 	l.mu.Lock()
@@ -626,40 +652,6 @@ func (l *Log) markClosed() error {
 		return nil // all is durable; only the mark is missing
 	}
 	return err
-}
-
-// dropBefore raises the floor, durably, and only then removes what lies below it.
-func (l *Log) dropBefore(seq uint64) error {
-	s := survey{segments: l.segments, floor: seq}
-	n := s.dropped()
-	if n == 0 {
-		return nil
-	}
-	floor := l.segments[n].first
-	if err := l.held(); err != nil {
-		return wrapped(err)
-	}
-	if err := l.makeRoom(maxHeader); err != nil {
-		return err
-	}
-	if err := l.syncActive(); err != nil {
-		return err
-	}
-	if err := l.putMark(mark{Kind: markFloor, Floor: floor, Durable: l.last}, true); err != nil {
-		return err
-	}
-	gone := l.segments[:n]
-	l.mu.Lock()
-	l.floor = floor
-	l.segments = append([]segment(nil), l.segments[n:]...)
-	l.mu.Unlock()
-	// crash C10: the floor is durable, and any part of what lies below it may still be there. The next Open sweeps it.
-	for _, seg := range gone {
-		if err := l.fs.Remove(seg.path); err != nil && !isNotExist(err) {
-			return wrapped(err)
-		}
-	}
-	return wrapped(l.fs.SyncDir(l.dir))
 }
 
 // window is the newest events, for followers that keep up. It is bounded by bytes; whoever falls behind it reads from

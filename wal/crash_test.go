@@ -43,7 +43,9 @@ type world struct {
 	opts    wal.Options
 	log     *wal.Log
 	told    []submission
-	dropped uint64 // the highest seq that DropBefore was given
+	dropped uint64                 // the highest seq that DropBefore, or Compact, was given
+	points  []uint64               // of the checkpoints that were acknowledged, in order
+	wanted  []func(wal.Event) bool // the Keep of each compaction
 	// A stubborn caller opens the log again when it has failed, and tries again when Open has.
 	stubborn bool
 	// The disk may have lied about a truncate: what was cut is in place again behind a segment's end, where no one but
@@ -150,6 +152,39 @@ func (w *world) drop(seq uint64) {
 	}
 }
 
+// checkpoint saves what pointOf says.
+func (w *world) checkpoint(seq uint64) {
+	if w.dead {
+		return
+	}
+	_, err := w.log.SaveCheckpoint(ctx, seq, sectionsOf(seq))
+	if err == nil {
+		w.points = slices.Compact(append(w.points, seq))
+		for i := range w.told {
+			w.told[i].hard = w.told[i].hard || w.told[i].outcome == acked && w.told[i].first+uint64(w.told[i].of) <= seq+1
+		}
+	}
+	w.judgeUpkeep(err)
+}
+
+func (w *world) judgeUpkeep(err error) {
+	w.reopen(err)
+	if w.dead = w.dead || w.fs.Crashed(); !w.stubborn && !errors.Is(err, wal.ErrNoSpace) {
+		_ = w.died(err)
+	}
+}
+
+// compact keeps the appends whose numbers a divisor divides.
+func (w *world) compact(before uint64, divisor int) {
+	if w.dead {
+		return
+	}
+	keep := func(e wal.Event) bool { return numberOf(e)%divisor == 0 }
+	w.dropped, w.wanted = max(w.dropped, before), append(w.wanted, keep)
+	_, err := w.log.Compact(ctx, before, wal.CompactOptions{Keep: keep})
+	w.judgeUpkeep(err)
+}
+
 // idle lets the timers of the log do their work.
 func (w *world) idle() {
 	if w.dead {
@@ -186,7 +221,7 @@ func (w *world) check(disk *crashfs.FS, policy crashfs.Policy, shown *seen) erro
 		if err != nil {
 			return fmt.Errorf("open %d: %w", i+1, err)
 		}
-		if err := errors.Join(w.judge(l, policy, shown), l.Close()); err != nil {
+		if err := errors.Join(w.judge(l, policy, shown), w.judgeBeside(l, disk), l.Close()); err != nil {
 			return fmt.Errorf("open %d: %w", i+1, err)
 		}
 	}
@@ -236,6 +271,9 @@ func (w *world) look(disk *crashfs.FS, shown *seen) error {
 	defer l.Close()
 	events, err := collect(l, 0)
 	if err != nil || len(events) == 0 {
+		return err
+	}
+	if err := w.judgeBeside(l, disk); err != nil {
 		return err
 	}
 	for _, old := range shown.events {
@@ -410,6 +448,79 @@ var workloads = []workload{
 	}},
 }
 
+// besides are workloads with files beside the segments.
+var besides = []workload{
+	{name: "checkpoint", do: func(w *world) {
+		w.open()
+		w.append(1, 0)
+		w.checkpoint(1)
+		w.append(2, 0)
+		w.checkpoint(2) // in the middle of a group
+		w.append(1, 0)
+		w.checkpoint(4)
+		w.close()
+		w.open()
+		w.append(1, 0)
+	}},
+	{name: "checkpoint_unsynced", opts: wal.Options{Sync: wal.SyncNever}, do: func(w *world) {
+		w.open()
+		w.append(1, 0)
+		w.close()
+		w.open()
+		w.append(1, 0)
+		w.append(1, 0)
+		w.checkpoint(3)
+		w.append(1, 0)
+	}},
+	{name: "compact", do: func(w *world) {
+		w.open()
+		w.append(2, 200) // 1, 2 of append 1
+		w.append(2, 200) // 3, 4 of append 2
+		w.append(2, 200) // 5, 6 of append 3
+		w.compact(5, 2)  // 3, 4 are kept
+		w.append(2, 200) // 7, 8 of append 4
+		w.append(1, 500) // 9 of append 5
+		w.compact(9, 4)  // 7, 8 are kept
+		w.append(1, 0)
+	}},
+	{name: "compact_to_nothing", do: func(w *world) {
+		w.open()
+		w.append(2, 200)
+		w.append(2, 200)
+		w.append(2, 200)
+		w.compact(5, 2)
+		w.append(2, 200)
+		w.compact(7, 100)
+		w.close()
+		w.open()
+		w.append(1, 0)
+	}},
+	{name: "retention", do: func(w *world) {
+		w.open()
+		w.append(2, 200)
+		w.append(2, 200)
+		w.checkpoint(4)
+		w.append(2, 200)
+		w.compact(5, 2)
+		w.checkpoint(6)
+		w.append(2, 200)
+		w.compact(7, 4)
+		w.checkpoint(8)
+	}},
+	{name: "compact_on_a_full_disk", disk: 3200, do: func(w *world) {
+		w.open()
+		w.append(2, 200)
+		w.append(2, 200)
+		w.append(2, 200)
+		w.compact(5, 2) // no room
+		w.checkpoint(6) // nor for this
+		w.fs.SetDisk(-1)
+		w.append(1, 0)
+		w.compact(5, 2)
+		w.checkpoint(6)
+	}},
+}
+
 // filledAhead are the same workloads, with prefill: half of the segment sizes are larger, so that it has room.
 func filledAhead(of []workload) (list []workload) {
 	for i, k := range of {
@@ -482,7 +593,7 @@ func TestF14_F1_F2_F7_F9_F10_crash_everywhere(t *testing.T) {
 	seeds, twice := thin(8, 1), thin(5, 0)
 	var states atomic.Int64
 	t.Cleanup(func() { t.Logf("%d crash states", states.Load()) })
-	for _, k := range slices.Concat(workloads, filledAhead(workloads)) {
+	for _, k := range slices.Concat(workloads, filledAhead(workloads), besides) {
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -520,7 +631,7 @@ func (w *world) crashTwice(t *testing.T, crash int, p crashfs.Policy) (states in
 	disk := w.base.Crash(p)
 	for again, alive := 1, false; !alive; again++ {
 		r := enter(t, disk.Crash(crashfs.Everything), fmt.Sprint("crash ", again), w.opts)
-		r.told, r.dropped, r.torn = w.told, w.dropped, w.torn
+		r.told, r.dropped, r.torn, r.points, r.wanted = w.told, w.dropped, w.torn, w.points, w.wanted
 		var shown seen
 		if err := r.look(r.base, &shown); err != nil {
 			t.Fatal(err)
@@ -585,6 +696,17 @@ var crashPoints = []struct {
 	{name: "C10_removed_not_synced", workload: "drop", op: "syncdir log", nth: 5, then: dropped},
 	{name: "C11_filled_not_synced", workload: "long/filled_ahead", op: "sync log/*1.jsonl"},
 	{name: "C11_cut_not_synced", workload: "long/filled_ahead", op: "sync log/*1.jsonl", nth: 3},
+	{name: "C12_checkpoint_not_synced", workload: "checkpoint", op: "sync log/checkpoint-*2.jsonl.tmp", then: noTemps},
+	{name: "C12_checkpoint_whole", workload: "checkpoint", op: "rename log/checkpoint-*2.jsonl.tmp", then: noTemps},
+	{name: "C13_checkpoint_before_dirsync", workload: "checkpoint", op: "syncdir log", nth: 3},
+	{name: "C14_older_checkpoint_still_there", workload: "checkpoint", op: "remove log/checkpoint-*1.jsonl"},
+	{name: "C14_older_checkpoint_removed_not_synced", workload: "checkpoint", op: "syncdir log", nth: 5},
+	{name: "C15_carried_not_synced", workload: "compact", op: "sync log/carried-*5.jsonl.tmp", then: noTemps},
+	{name: "C15_carried_whole", workload: "compact", op: "rename log/carried-*9.jsonl.tmp", then: noTemps},
+	{name: "C16_carried_before_dirsync", workload: "compact", op: "syncdir log", nth: 4, then: noStrays},
+	{name: "C16_floor_not_synced", workload: "compact", op: "sync log/*5.jsonl", nth: 2, then: noStrays},
+	{name: "C17_old_carried_still_there", workload: "compact", op: "remove log/carried-*5.jsonl", then: noStrays},
+	{name: "C17_old_carried_removed_not_synced", workload: "compact", op: "syncdir log", nth: 9, then: noStrays},
 }
 
 func noTemps(disk *crashfs.FS, _ wal.Report) error {
@@ -604,7 +726,7 @@ func dropped(disk *crashfs.FS, r wal.Report) error {
 func TestCrash(t *testing.T) {
 	bound := thin(400, 40)
 	for _, c := range crashPoints {
-		workloads := slices.Concat(workloads, filledAhead(workloads))
+		workloads := slices.Concat(workloads, filledAhead(workloads), besides)
 		k := workloads[slices.IndexFunc(workloads, func(k workload) bool { return k.name == c.workload })]
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -721,7 +843,8 @@ type saboteur struct {
 	wal.FS
 	noSync    func(name string) bool // files that Sync does nothing for
 	noSyncDir func(name string) bool
-	noCut     bool // Truncate does nothing
+	noCut     bool   // Truncate does nothing
+	hasty     string // where such a file is begun, all older ones are removed, and all segments below it
 }
 
 type sabotaged struct {
@@ -731,8 +854,24 @@ type sabotaged struct {
 }
 
 func (s *saboteur) OpenFile(name string, flag int, perm fs.FileMode) (wal.File, error) {
+	s.haste(name)
 	f, err := s.FS.OpenFile(name, flag, perm)
 	return sabotaged{f, s, name}, err
+}
+
+// haste removes what lies below a file that is begun.
+func (s *saboteur) haste(name string) {
+	if s.hasty == "" || !strings.HasPrefix(path.Base(name), s.hasty) || !strings.HasSuffix(name, ".tmp") {
+		return
+	}
+	list, _ := s.FS.ReadDir(path.Dir(name))
+	for _, e := range list {
+		number := strings.TrimPrefix(e.Name(), s.hasty)
+		if strings.HasPrefix(number, "0") && number < strings.TrimPrefix(path.Base(name), s.hasty)[:20] {
+			_ = s.FS.Remove(path.Join(path.Dir(name), e.Name()))
+		}
+	}
+	_ = s.FS.SyncDir(path.Dir(name))
 }
 
 func (s *saboteur) SyncDir(name string) error {
@@ -775,7 +914,13 @@ func TestSaboteurs(t *testing.T) {
 		{"no sync of the copy in quarantine", "torn", saboteur{noSync: is("*.torn.tmp")}},
 		{"no cut of a torn tail", "torn", saboteur{noCut: true}},
 		{"nothing taken back", "full", saboteur{noCut: true}},
+		{"no sync of a checkpoint", "checkpoint", saboteur{noSync: is("checkpoint-*")}},
+		{"no sync of the segment before a checkpoint", "checkpoint_unsynced", saboteur{noSync: is("0*.jsonl")}},
+		{"no sync of what was carried", "compact", saboteur{noSync: is("carried-*")}},
+		{"removed before anything is durable", "compact", saboteur{hasty: "carried-"}},
+		{"older checkpoints removed first", "checkpoint", saboteur{hasty: "checkpoint-"}},
 	} {
+		workloads := slices.Concat(workloads, besides)
 		k := workloads[slices.IndexFunc(workloads, func(k workload) bool { return k.name == c.workload })]
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -19,6 +19,9 @@ const (
 	JobRolledBack EventType = "job_rolled_back"
 )
 
+// JobsForgotten is about the log itself: which jobs are remembered no longer, as Args say. It has no job.
+const JobsForgotten EventType = "jobs_forgotten"
+
 // EventLost is written by Salvage, and only by it, in the place of an event that could not be saved, so that seqs
 // stay dense and every other event keeps its own. It has no job.
 const EventLost EventType = "event_lost"

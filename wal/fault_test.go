@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -442,7 +443,7 @@ func TestFault_everywhere(t *testing.T) {
 		crashfs.OpPreallocate: {"error ENOSPC"}, crashfs.OpMkdir: {"error EIO"}, crashfs.OpRename: {"error EIO", "error ENOSPC"},
 		crashfs.OpRemove: {"error EIO"}, crashfs.OpSyncDir: {"error EIO"}, crashfs.OpClose: {"error EIO"},
 	}
-	for _, k := range workloads {
+	for _, k := range slices.Concat(workloads, besides) {
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {

@@ -25,7 +25,7 @@ type Log struct {
 	witnessed  uint64 // the highest durable seq that a line speaks of
 	prefill    bool   // newlines are written ahead of the lines
 	filled     int64  // the active segment's end on disk: size, and newlines behind it
-	crowded    bool   // the last batch had several callers
+	crowd      int    // how many requests the last batch had
 	buf        []byte
 
 	mu        sync.Mutex // guards the fields below; never held during I/O, nor while yielding
@@ -33,6 +33,7 @@ type Log struct {
 	epoch     uint64
 	segments  []segment // oldest first; the last is the active one, its size that of what is shown
 	floor     uint64
+	carried   uint64 // events below the floor that the carried file of that floor holds; 0: there is no such file
 	last      uint64 // shown to all
 	durable   uint64 // on stable storage; last == durable with SyncAlways
 	recent    window
@@ -46,6 +47,10 @@ type Log struct {
 	done      chan struct{} // closed when Close is done
 	closeErr  error
 	syncArmed bool // a sync of SyncEvery is under way
+
+	stopUpkeep context.CancelCauseFunc // ends the one that is under way
+
+	upkeep chan struct{} // holds what the one upkeep at a time has put there; see beginUpkeep
 
 	reader *reader // set with Options.ReadOnly, and then none of the committer's
 }
@@ -113,8 +118,9 @@ func (l *Log) Follow(ctx context.Context, from uint64) iter.Seq2[Event, error] {
 	}
 }
 
-// At returns the event with the given seq: ErrInvalid when the log has not reached it, [ErrDropped] when it is gone.
-// It costs one read where the log has been read or written before, and a few elsewhere, however large it is.
+// At returns the event with the given seq: ErrInvalid when the log has not reached it, [ErrDropped] when it is gone. What
+// a compaction kept is there, too. It costs one read where the log has been read or written before, and a few elsewhere,
+// however large it is.
 func (l *Log) At(seq uint64) (Event, error) {
 	last, err := l.refresh()
 	if err != nil {
@@ -123,7 +129,7 @@ func (l *Log) At(seq uint64) (Event, error) {
 	if seq == 0 || seq > last {
 		return Event{}, invalid("seq", "%d; the log ends at seq %d", seq, last)
 	}
-	return l.readOne(seq)
+	return l.readAny(seq)
 }
 
 // Tail returns the last n events, or all when there are fewer, oldest first. Its cost grows with n, not with the log.
@@ -176,17 +182,16 @@ func (l *Log) Epoch() uint64 {
 func (l *Log) Report() Report { return l.report }
 
 // DropBefore removes the oldest segments as far as every event in them is older than seq. Only whole segments go, and
-// never the active one. After a crash in the middle the next Open finishes it.
+// never the active one. After a crash in the middle the next Open finishes it. It is [Log.Compact] that keeps nothing.
 func (l *Log) DropBefore(seq uint64) error {
-	if l.reader != nil {
-		return ErrReadOnly
-	}
-	return l.commit(context.Background(), newTask(func() error { return l.dropBefore(seq) }))
+	_, err := l.Compact(context.Background(), seq, CompactOptions{})
+	return err
 }
 
 // Close ends the log. Appends in flight finish first; those that wait in the queue return ErrClosed, with nothing
 // written, as everything does afterwards. It syncs, marks the end as a clean one, and gives the lock back. Its error
-// is that of a log that had failed, or of closing it. Closing again returns the same.
+// is that of a log that had failed, or of closing it. Closing again returns the same. A checkpoint or a compaction that is
+// under way is ended, and waited for: do not close from within a function that one of them calls.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	if l.closed {
@@ -196,6 +201,9 @@ func (l *Log) Close() error {
 		return l.closeErr
 	}
 	l.closed, l.done = true, make(chan struct{})
+	if l.stopUpkeep != nil {
+		l.stopUpkeep(ErrClosed)
+	}
 	l.wakeLocked()
 	l.mu.Unlock()
 	defer close(l.done)

@@ -18,8 +18,9 @@ import (
 //
 //  1. A directory that holds other files and no log is refused (ErrInvalid): it was probably named by mistake.
 //  2. The lock is taken (ErrLocked), unless Options.ReadOnly.
-//  3. All headers and the newest segment are read. A newer format is ErrVersion.
-//  4. Verdict: damage to what was acknowledged is ErrCorrupt, as is a log that ends before Options.MinSeq.
+//  3. All headers, those of checkpoints included, and the newest segment are read. A newer format is ErrVersion.
+//  4. Verdict: damage to what was acknowledged is ErrCorrupt, as is a log that ends before Options.MinSeq or before one of
+//     its checkpoints.
 //  5. Options.Inspect is called, and may refuse.
 //  6. A torn tail is copied to quarantine, what no witness covers is written anew, the tail is cut, all of it synced.
 //  7. The new epoch is written and synced: in the same segment after a clean Close, else in a new one.
@@ -37,7 +38,7 @@ func Open(dir string, opts Options) (*Log, error) {
 	if dir == "" {
 		return nil, invalid("directory", "empty")
 	}
-	l := &Log{dir: dir, opts: opts, fs: opts.FS}
+	l := &Log{dir: dir, opts: opts, fs: opts.FS, upkeep: make(chan struct{}, 1)}
 	if opts.ReadOnly {
 		err = l.openReader()
 	} else {
@@ -88,7 +89,7 @@ func (l *Log) recover() error {
 	if err != nil {
 		return err
 	}
-	s, err := surveySegments(l.fs, l.dir, found.segments)
+	s, err := surveySegments(l.fs, l.dir, found)
 	if err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func (l *Log) recover() error {
 	if err := l.repair(&s, t); err != nil {
 		return err
 	}
-	return l.sweep(found.temps, &s)
+	return l.sweep(found, &s)
 }
 
 // judge reads the newest segment and gives the verdict. It changes nothing.
@@ -118,13 +119,17 @@ func (l *Log) judge(s *survey) (tail, error) {
 		if t, err = readTail(l.fs, newest); err != nil {
 			return t, err
 		}
-		s.floor, s.epoch = max(s.floor, t.floor), max(s.epoch, t.epoch)
+		raise(&s.floor, &s.carried, t.floor, t.carried)
+		s.epoch = max(s.epoch, t.epoch)
 		if err := s.checkChain(); err != nil {
 			return t, err
 		}
 		if err := t.verdict(newest.path); err != nil {
 			return t, err
 		}
+	}
+	if err := l.witnesses(s, &t); err != nil {
+		return t, err
 	}
 	if s.blank != nil && s.blank.first != t.next {
 		return t, &CorruptError{Path: s.blank.path, Seq: t.next,
@@ -134,7 +139,7 @@ func (l *Log) judge(s *survey) (tail, error) {
 		return t, &CorruptError{Path: l.dir, Offset: t.end, Seq: t.next,
 			Reason: fmt.Sprintf("the log ends at seq %d, before Options.MinSeq %d", last, l.opts.MinSeq)}
 	}
-	return t, nil
+	return t, s.checkCarried(l.fs, l.dir)
 }
 
 func readTail(fsys FS, seg segment) (tail, error) {
@@ -148,8 +153,9 @@ func readTail(fsys FS, seg segment) (tail, error) {
 
 // take fills in what the survey and the tail say, before anyone else has the log. The newest segment's size becomes that of its part that counts.
 func (l *Log) take(s survey, t tail) {
-	l.report = Report{Dir: l.dir, LogID: s.id, Epoch: s.epoch, Segments: len(s.segments), Events: t.events, Clean: t.closed}
-	l.id, l.epoch, l.floor = s.id, s.epoch, s.floor
+	l.report = Report{Dir: l.dir, LogID: s.id, Epoch: s.epoch, Segments: len(s.segments), Events: t.events, Clean: t.closed,
+		Carried: s.carried, Checkpoints: len(s.checkpoints)}
+	l.id, l.epoch, l.floor, l.carried = s.id, s.epoch, s.floor, s.carried
 	l.last, l.durable = t.next-1, t.next-1
 	l.segments = s.segments[s.dropped():]
 	for _, seg := range s.segments {
@@ -321,7 +327,8 @@ func (l *Log) addSegment(extra ...mark) error {
 		return err
 	}
 	seg, f, err := createSegment(l.fs, l.dir, mark{
-		Log: l.id, Prior: prior, First: l.last + 1, Epoch: l.epoch, Time: l.opts.Now(), Floor: l.floor, Durable: l.last,
+		Log: l.id, Prior: prior, First: l.last + 1, Epoch: l.epoch, Time: l.opts.Now(), Floor: l.floor, Carried: l.carried,
+		Durable: l.last,
 	}, extra...)
 	if err != nil {
 		return err
@@ -347,12 +354,19 @@ func (l *Log) held() error {
 	return nil
 }
 
-// sweep removes what interrupted work left: temporary files, and segments below the floor.
-func (l *Log) sweep(temps []string, s *survey) error {
+// sweep removes what interrupted work left: temporary files, segments below the floor, and carried files other than the
+// one that the floor names.
+func (l *Log) sweep(found listing, s *survey) error {
+	left := found.temps
 	for _, seg := range s.segments[:s.dropped()] {
-		temps = append(temps, filepath.Base(seg.path))
+		left = append(left, filepath.Base(seg.path))
 	}
-	if err := errors.Join(l.remove("", temps), l.remove(quarantineDir, unfinishedCopies(l.fs, l.dir))); err != nil {
+	for _, name := range found.carried {
+		if s.carried == 0 || name != sideName(carriedPrefix, s.floor) {
+			left = append(left, name)
+		}
+	}
+	if err := errors.Join(l.remove("", left), l.remove(quarantineDir, unfinishedCopies(l.fs, l.dir))); err != nil {
 		return errors.Join(err, l.active.Close())
 	}
 	return nil

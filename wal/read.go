@@ -170,32 +170,40 @@ func newRangeReader(seg segment, lines *lineReader, next uint64) *rangeReader {
 }
 
 func (r *rangeReader) event() (Event, error) {
+	if _, err := r.line(); err != nil {
+		return Event{}, err
+	}
+	return r.decoder.event(&r.rec), nil
+}
+
+// line reads the next event into rec and returns its line.
+func (r *rangeReader) line() ([]byte, error) {
 	for {
 		l, err := r.lines.next()
 		if errors.Is(err, io.EOF) {
-			return Event{}, r.corrupt(r.lines.at, "the segment ends here")
+			return nil, r.corrupt(r.lines.at, "the segment ends here")
 		}
 		if err != nil {
-			return Event{}, err
+			return nil, err
 		}
 		if l.gap {
-			return Event{}, r.corrupt(l.at, errGap.Error())
+			return nil, r.corrupt(l.at, errGap.Error())
 		}
 		if l.bytes == nil || !l.whole {
-			return Event{}, r.corrupt(l.at, errIncomplete.Error())
+			return nil, r.corrupt(l.at, errIncomplete.Error())
 		}
 		if err := r.decode(l.bytes, r.seg.seed, &r.rec); err != nil {
-			return Event{}, r.corrupt(l.at, err.Error())
+			return nil, r.corrupt(l.at, err.Error())
 		}
 		if r.rec.mark != nil {
 			continue
 		}
 		if r.rec.seq != r.next {
-			return Event{}, r.corrupt(l.at, fmt.Sprintf("seq %d where %d was expected", r.rec.seq, r.next))
+			return nil, r.corrupt(l.at, fmt.Sprintf("seq %d where %d was expected", r.rec.seq, r.next))
 		}
 		r.note.line(r.next, l.at, l.end)
 		r.next++
-		return r.decoder.event(&r.rec), nil
+		return l.bytes, nil
 	}
 }
 

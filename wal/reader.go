@@ -15,8 +15,7 @@ import (
 type reader struct {
 	mu    sync.Mutex // guards the fields below; taken before Log.mu; held during I/O
 	at    int64      // in the newest segment, the offset behind what is shown
-	floor uint64
-	still bool // nothing is looked at again: Options.Inspect, with the writer's lock held
+	still bool       // nothing is looked at again: Options.Inspect, with the writer's lock held
 }
 
 // pollEvery is how often a ReadOnly follower looks for what another process wrote.
@@ -39,7 +38,8 @@ func (l *Log) openReader() error {
 	if err := found.ours(l.dir); err != nil {
 		return err
 	}
-	l.reader = &reader{floor: 1}
+	l.reader = new(reader)
+	l.floor = 1
 	s, t, err := l.reader.look(l)
 	if err != nil {
 		return err
@@ -100,7 +100,7 @@ func (r *reader) lookOnce(l *Log) (survey, tail, error) {
 	if err != nil {
 		return survey{}, tail{}, err
 	}
-	s, known, err := r.survey(l, found.segments)
+	s, known, err := r.survey(l, found)
 	if err != nil {
 		return s, tail{}, err
 	}
@@ -138,14 +138,16 @@ func (l *Log) stillShows(s survey, t tail) error {
 
 // survey takes over what is known of the segments, as long as the newest one is still the newest and holds something
 // that was shown, so that it cannot have been replaced.
-func (r *reader) survey(l *Log, names []string) (s survey, known bool, err error) {
+func (r *reader) survey(l *Log, found listing) (s survey, known bool, err error) {
+	names := found.segments
 	l.mu.Lock()
-	s = survey{id: l.id, segments: slices.Clone(l.segments), floor: r.floor, epoch: l.epoch}
+	s = survey{id: l.id, segments: slices.Clone(l.segments), floor: l.floor, carried: l.carried, epoch: l.epoch,
+		checkpoints: found.checkpoints}
 	last := l.last
 	l.mu.Unlock()
 	n := len(s.segments)
 	if n == 0 || len(names) == 0 || s.segments[n-1].first > last || filepath.Base(s.segments[n-1].path) != names[len(names)-1] {
-		s, err = surveySegments(l.fs, l.dir, names)
+		s, err = surveySegments(l.fs, l.dir, found)
 		return s, false, err
 	}
 	// What was dropped may still be there, in front: the writer removes it after it said so, or died before it could.
@@ -167,8 +169,17 @@ func (r *reader) more(l *Log, s *survey) (tail, error) {
 		return t, err
 	}
 	t.durable = max(t.durable, l.LastSeq())
-	s.floor, s.epoch = max(s.floor, t.floor), max(s.epoch, t.epoch)
-	return t, t.verdict(newest.path)
+	s.epoch = max(s.epoch, t.epoch)
+	if err := t.verdict(newest.path); err != nil {
+		return t, err
+	}
+	if t.floor > s.floor {
+		s.floor, s.carried = t.floor, t.carried
+		if err := s.checkCarried(l.fs, l.dir); err != nil {
+			return t, err
+		}
+	}
+	return t, l.witnesses(s, &t)
 }
 
 // shown returns the last seq that may be shown, and the offset behind its line in the newest segment.
@@ -199,8 +210,8 @@ func (r *reader) show(l *Log, s survey, t tail) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r.at, r.floor = end, s.floor
-	l.id, l.epoch = s.id, s.epoch
+	r.at = end
+	l.id, l.epoch, l.floor, l.carried = s.id, s.epoch, s.floor, s.carried
 	s.keepPlaces(l.segments)
 	l.segments = s.segments[s.dropped():]
 	if n := len(l.segments); n > 0 {

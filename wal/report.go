@@ -12,8 +12,12 @@ type Report struct {
 	Segments int
 	Bytes    int64  // in all segments, before anything was cut
 	Events   uint64 // intact events read: by Verify and Salvage all there are, by Open those of the newest segment
-	Created  bool   // Open made a new log
-	Clean    bool   // the last writer closed the log
+	// Carried counts the events below FirstSeq that compactions kept, in a file of their own: those that Verify and Salvage
+	// found intact, and for Open as many as the log says there are. Checkpoints counts the files of that kind.
+	Carried     uint64
+	Checkpoints int
+	Created     bool // Open made a new log
+	Clean       bool // the last writer closed the log
 
 	// Torn is what followed the last whole group of the newest segment without anything to say that it was ever
 	// acknowledged. Open cuts it and keeps a copy; Verify and ReadOnly leave it where it is.
@@ -21,7 +25,8 @@ type Report struct {
 	// Rewritten counts the bytes that no witness covered and that Open therefore wrote anew, and synced, before it
 	// served them: after a failed sync the page cache may show what the disk does not have.
 	Rewritten int64
-	// Swept are the leftovers of interrupted work that Open removed: temporary files, and dropped segments.
+	// Swept are the leftovers of interrupted work that Open removed: temporary files, dropped segments, and
+	// carried files that no floor names.
 	Swept []string
 	// Damage is what Verify and Salvage found corrupt, the first 100; Damages counts them all.
 	Damage  []*CorruptError

@@ -18,6 +18,7 @@ type tail struct {
 	durable uint64 // the highest seq that any intact line, mark or header speaks of as durable
 	epoch   uint64
 	floor   uint64
+	carried uint64
 	closed  bool    // the last line that counts is the mark of a clean Close
 	events  uint64  // whole ones read
 	damage  *damage // what ends the part that counts; nil when only blanks follow
@@ -161,7 +162,7 @@ func (s *scanner) takeMark(m *mark, l line) string {
 	}
 	s.durable = max(s.durable, m.Durable)
 	s.epoch = max(s.epoch, m.Epoch)
-	s.floor = max(s.floor, m.Floor)
+	raise(&s.floor, &s.carried, m.Floor, m.Carried)
 	if s.end, s.closed = l.end, m.Kind == markClosed; s.closed {
 		s.settled = l.at
 	}

@@ -59,9 +59,11 @@ func isHex(s string, digits int) bool {
 
 // listing is what a directory holds, by kind.
 type listing struct {
-	segments []string // names, ascending
-	temps    []string
-	foreign  []string // not ours
+	segments    []string // names, ascending
+	checkpoints []string // as well
+	carried     []string
+	temps       []string
+	foreign     []string // not ours
 }
 
 func list(fsys FS, dir string) (listing, error) {
@@ -72,19 +74,35 @@ func list(fsys FS, dir string) (listing, error) {
 	}
 	for _, e := range entries {
 		name := e.Name()
-		_, isSegment := parseSegmentName(name)
-		_, isTemp := parseSegmentName(strings.TrimSuffix(name, tempSuffix))
+		whole, isTemp := strings.CutSuffix(name, tempSuffix)
+		of := l.of(whole)
 		switch {
-		case isSegment && !e.IsDir():
-			l.segments = append(l.segments, name)
-		case isTemp && !e.IsDir():
+		case of != nil && !e.IsDir() && isTemp:
 			l.temps = append(l.temps, name)
+		case of != nil && !e.IsDir():
+			*of = append(*of, name)
 		case name != lockName && name != quarantineDir && name != "lost+found":
 			l.foreign = append(l.foreign, name)
 		}
 	}
-	sort.Strings(l.segments)
+	for _, names := range [][]string{l.segments, l.checkpoints, l.carried} {
+		sort.Strings(names)
+	}
 	return l, nil
+}
+
+// of is where a name belongs, by its kind; nil if it is none of ours.
+func (l *listing) of(name string) *[]string {
+	if _, ok := parseSegmentName(name); ok {
+		return &l.segments
+	}
+	if _, ok := parseSideName(checkpointPrefix, name); ok {
+		return &l.checkpoints
+	}
+	if _, ok := parseSideName(carriedPrefix, name); ok {
+		return &l.carried
+	}
+	return nil
 }
 
 // ours refuses a directory that holds something, but no log: it was probably named by mistake.
@@ -246,13 +264,25 @@ type survey struct {
 	id       string
 	segments []segment
 	floor    uint64 // events below it may be gone
+	carried  uint64 // as many of them are in the carried file of that floor
 	epoch    uint64
 	blank    *segment // the newest file, when it holds no header and nothing to lose
+
+	checkpoints []string // names
+	strays      []string // carried files, whether the floor names them or not
+}
+
+// raise takes the higher of two floors, with what belongs to it.
+func raise(floor, carried *uint64, to, with uint64) {
+	if to >= *floor {
+		*floor, *carried = to, with
+	}
 }
 
 // surveySegments reads all headers.
-func surveySegments(fsys FS, dir string, names []string) (survey, error) {
-	s := survey{floor: 1}
+func surveySegments(fsys FS, dir string, found listing) (survey, error) {
+	s := survey{floor: 1, checkpoints: found.checkpoints, strays: found.carried}
+	names := found.segments
 	for i, name := range names {
 		seg, head, err := readHeader(fsys, filepath.Join(dir, name))
 		if errors.Is(err, errNoHeader) && i == len(names)-1 {
@@ -289,7 +319,7 @@ func (s *survey) add(seg segment, head *mark) error {
 			Reason: fmt.Sprintf("segment of another log (%s, not %s)", head.Log, s.id)}
 	}
 	s.segments = append(s.segments, seg)
-	s.floor = max(s.floor, head.Floor)
+	raise(&s.floor, &s.carried, head.Floor, head.Carried)
 	s.epoch = max(s.epoch, seg.epoch)
 	return nil
 }

@@ -30,6 +30,7 @@ var update = flag.Bool("update", false, "write what the stories print now into t
 //	crash POLICY                         as crashfs.ParsePolicy reads it; the log is gone, the disk is what it left
 //	fault SCHEDULE                       as crashfs.ParseSchedule reads it; from the next open on
 //	flip FILE BIT                        verify
+//	checkpoint SEQ                       compact BEFORE DIVISOR    what appends with numbers it divides had is kept
 func TestStories(t *testing.T) {
 	files, err := filepath.Glob("testdata/stories/*.txt")
 	if err != nil || len(files) == 0 {
@@ -120,6 +121,13 @@ func (s *story) run(t *testing.T, words []string) {
 	case "drop":
 		err := s.log.DropBefore(uint64(arg(1, 0)))
 		s.say(err, "%d..%d", s.log.FirstSeq(), s.log.LastSeq())
+	case "checkpoint":
+		_, err := s.log.SaveCheckpoint(ctx, uint64(arg(1, 0)), sectionsOf(uint64(arg(1, 0))))
+		s.say(err, "saved")
+	case "compact":
+		c, err := s.log.Compact(ctx, uint64(arg(1, 0)), wal.CompactOptions{
+			Keep: func(e wal.Event) bool { return numberOf(e)%arg(2, 1) == 0 }})
+		s.say(err, "%+v", c)
 	case "idle":
 		time.Sleep(time.Second)
 		synctest.Wait()

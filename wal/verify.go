@@ -13,8 +13,9 @@ import (
 )
 
 // Verify reads every byte of the log in dir and changes nothing. The error is the first damage ([ErrCorrupt], or
-// [ErrVersion] for a newer format), the Report has it all. A torn tail is no damage. It needs no lock and may run
-// beside a live writer, whose appends in flight may then stand in Report.Torn.
+// [ErrVersion] for a newer format), the Report has it all. A torn tail is no damage; a checkpoint that cannot be used is,
+// though Open has no need of it. It needs no lock and may run beside a live writer, whose appends in flight may then stand
+// in Report.Torn.
 func Verify(dir string) (Report, error) { return verify(OS, dir) }
 
 func verify(fsys FS, dir string) (Report, error) {
@@ -27,7 +28,7 @@ func verify(fsys FS, dir string) (Report, error) {
 		}
 		// A writer beside it may have dropped, or made, segments meanwhile: what looks wrong then is looked at again.
 		if err != nil && (isNotExist(err) || errors.Is(err, ErrCorrupt)) && try < 100 {
-			if after, _ := list(fsys, dir); !slices.Equal(before.segments, after.segments) {
+			if after, _ := list(fsys, dir); !before.same(after) {
 				continue
 			}
 		}
@@ -38,7 +39,8 @@ func verify(fsys FS, dir string) (Report, error) {
 // Salvage copies what is intact of the log in dir into another directory, which has to be empty or new, as a log of its
 // own (with an ID of its own) that Open takes. It never touches dir. Events keep their seqs; for each that could not be
 // saved an [EventLost] stands in its place, so that a job whose history has a hole is seen to have one. Lines keep their
-// bytes but for the checksum. A torn tail is left out, as Open would leave it out.
+// bytes but for the checksum. A torn tail is left out, as Open would leave it out. What compactions carried over is copied;
+// checkpoints are not.
 //
 // Damage is no error here: the Report lists it, and counts what was lost. An error means that there is no copy.
 func Salvage(dir, into string) (Report, error) { return salvage(OS, dir, into) }
@@ -56,6 +58,7 @@ func salvage(fsys FS, dir, into string) (Report, error) {
 		return c.report, wrapped(err)
 	}
 	w := copyWriter{fs: fsys, dir: into, log: randomHex(16)}
+	c.carry = func(seq uint64, body []byte) error { return w.carry(c.report.FirstSeq, seq, body) }
 	err = c.run(dir, func(e found) error {
 		w.begin(c.report.FirstSeq)
 		return w.event(e)
@@ -79,6 +82,8 @@ type checker struct {
 	started time.Time
 	want    uint64 // the seq expected next
 	durable uint64 // the highest witness met
+	// carry, if set, takes each intact event that was carried over; before all others.
+	carry func(seq uint64, body []byte) error
 	// headless are the segments that lost their header: Open refuses them, so no tail of theirs passes for a torn one.
 	headless map[string]bool
 }
@@ -100,8 +105,11 @@ func (c *checker) run(dir string, take func(found) error) error {
 	if err := l.ours(dir); err != nil {
 		return err
 	}
-	s, err := c.headers(dir, l.segments)
+	s, err := c.headers(dir, l)
 	if err != nil {
+		return err
+	}
+	if err := c.carriedFile(dir, s); err != nil {
 		return err
 	}
 	for i, seg := range s.segments {
@@ -113,8 +121,11 @@ func (c *checker) run(dir string, take func(found) error) error {
 			return err
 		}
 	}
+	if err := c.checkpoints(dir, s); err != nil {
+		return err
+	}
 	c.report.LogID, c.report.Epoch = s.id, max(c.report.Epoch, s.epoch)
-	c.asOpen(dir, l.segments)
+	c.asOpen(dir, l)
 	if c.want == 0 {
 		c.want = 1
 	}
@@ -126,11 +137,11 @@ func (c *checker) run(dir string, take func(found) error) error {
 }
 
 // asOpen asks what Open would say, where nothing was found so far: lines that are all intact may still not be in place.
-func (c *checker) asOpen(dir string, names []string) {
+func (c *checker) asOpen(dir string, l listing) {
 	if c.report.Damages > 0 {
 		return
 	}
-	s, err := surveySegments(c.fs, dir, names)
+	s, err := surveySegments(c.fs, dir, l)
 	if err == nil {
 		_, err = (&Log{dir: dir, fs: c.fs}).judge(&s)
 	}
@@ -141,8 +152,9 @@ func (c *checker) asOpen(dir string, names []string) {
 }
 
 // headers is a survey that goes on where Open stops.
-func (c *checker) headers(dir string, names []string) (survey, error) {
-	s := survey{floor: 1}
+func (c *checker) headers(dir string, l listing) (survey, error) {
+	names := l.segments
+	s := survey{floor: 1, checkpoints: l.checkpoints}
 	for i, name := range names {
 		seg, head, err := readHeader(c.fs, filepath.Join(dir, name))
 		var bad *CorruptError
@@ -179,7 +191,10 @@ func (c *checker) headers(dir string, names []string) (survey, error) {
 		c.report.Segments++
 		c.report.Bytes += seg.size
 	}
-	return s, c.floors(&s)
+	if err := c.floors(&s); err != nil {
+		return s, err
+	}
+	return s, c.witnesses(dir, &s)
 }
 
 // floors finds what was dropped: the newest segment's marks tell.
@@ -191,7 +206,8 @@ func (c *checker) floors(s *survey) error {
 	if err != nil {
 		return err
 	}
-	s.floor, s.epoch = max(s.floor, t.floor), max(s.epoch, t.epoch)
+	raise(&s.floor, &s.carried, t.floor, t.carried)
+	s.epoch = max(s.epoch, t.epoch)
 	c.durable = max(c.durable, t.durable)
 	s.segments = s.segments[s.dropped():]
 	first := s.segments[0]
@@ -480,6 +496,9 @@ type copyWriter struct {
 	left  int    // events that the group under way still lacks
 	lost  uint64
 	buf   []byte
+
+	below   *carriedWriter // under way, until the first segment is made
+	carried uint64
 }
 
 // maxLost bounds what a hostile number can make Salvage write.
@@ -552,7 +571,36 @@ func (w *copyWriter) flush() error {
 	return noSpace(err, w.seg.path, maxBatch)
 }
 
+// carry writes an event that lies below the copy's floor.
+func (w *copyWriter) carry(floor, seq uint64, body []byte) (err error) {
+	if w.below == nil {
+		if w.below, err = newCarried(w.fs, w.dir, w.log, floor, false); err != nil {
+			return err
+		}
+	}
+	return w.below.add(seq, body)
+}
+
+// endCarried puts the carried file in place: the first segment's header names it.
+func (w *copyWriter) endCarried() error {
+	below := w.below
+	if w.below = nil; below == nil {
+		return nil
+	}
+	w.carried = below.count
+	if err := below.finish(); err != nil {
+		return err
+	}
+	if err := below.rename(); err != nil {
+		return err
+	}
+	return w.fs.SyncDir(w.dir)
+}
+
 func (w *copyWriter) rotate() error {
+	if err := w.endCarried(); err != nil {
+		return err
+	}
 	var prior uint64
 	if w.f != nil {
 		prior = w.seg.first
@@ -562,7 +610,7 @@ func (w *copyWriter) rotate() error {
 	}
 	var err error
 	w.seg, w.f, err = createSegment(w.fs, w.dir, mark{Log: w.log, Prior: prior, First: w.next, Epoch: w.epoch,
-		Time: time.Now(), Floor: w.first, Durable: w.next - 1})
+		Time: time.Now(), Floor: w.first, Carried: w.carried, Durable: w.next - 1})
 	return err
 }
 
@@ -580,14 +628,14 @@ func (w *copyWriter) end() error {
 // finish makes up for events missing at the end and marks the end. Of a log that never had one there is no copy but an
 // empty directory, which is an empty log.
 func (w *copyWriter) finish(first, last, epoch uint64) error {
-	if w.next == 0 && last < first {
+	if w.next == 0 && last < first && first <= 1 {
 		return nil
 	}
 	w.begin(first)
 	if err := w.fill(last + 1); err != nil {
 		return err
 	}
-	if w.left > 0 {
+	if w.left > 0 || w.f == nil { // of a log whose events all went, the copy has none, and goes on where that did
 		if err := w.rotate(); err != nil {
 			return err
 		}
@@ -598,6 +646,9 @@ func (w *copyWriter) finish(first, last, epoch uint64) error {
 }
 
 func (w *copyWriter) close() error {
+	if w.below != nil {
+		w.below.discard()
+	}
 	if w.f == nil {
 		return nil
 	}

@@ -1,0 +1,438 @@
+package recovery
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"github.com/jobwal/jobwal/projection"
+	"github.com/jobwal/jobwal/statemachine"
+	"github.com/jobwal/jobwal/wal"
+)
+
+// A checkpoint is the state as of one seq: the jobs, and each projection that can be saved. Open begins with the newest
+// that is whole, so that what it costs depends on what came since.
+
+// An IncompleteError names projections that no checkpoint has, and for which the log no longer reaches back to its
+// beginning: what was compacted away is missing in them for good. Name them in Options.AllowIncomplete to have them built
+// from the jobs that are still remembered; leave them out; or put a checkpoint back that has them. Nothing was changed.
+type IncompleteError struct {
+	Names    []string
+	FirstSeq uint64 // the log's first event that is still there
+}
+
+func (e *IncompleteError) Error() string {
+	return fmt.Sprintf("recovery: in no checkpoint, and the log starts at seq %d: projections %q can't be whole; "+
+		"name them in Options.AllowIncomplete to build them from the jobs that are remembered", e.FirstSeq, e.Names)
+}
+
+// restore brings the state from nothing to the end of what log shows. It changes nothing on disk.
+func (e *Engine) restore(ctx context.Context, log Log) error {
+	e.opened = Report{}
+	files, ok := log.(Files)
+	floor := uint64(0)
+	if ok && log.FirstSeq() > 1 {
+		floor = log.FirstSeq()
+	}
+	e.reset(floor)
+	if ok {
+		if err := e.loadNewest(ctx, log, files); err != nil {
+			return err
+		}
+	}
+	if err := e.replay(ctx, log, floor); err != nil {
+		return err
+	}
+	return ctx.Err() // it may all have been read before ctx was done
+}
+
+// restoreBeside is restore beside a live writer, who may compact the log meanwhile. What the caller's own projections
+// have been shown can't be taken back, so that with them the first try is the last.
+func (e *Engine) restoreBeside(ctx context.Context, log Log) (err error) {
+	for range 10 {
+		err = e.restore(ctx, log)
+		if !errors.Is(err, wal.ErrDropped) || len(e.opts.Projections) > 0 {
+			break
+		}
+	}
+	return err
+}
+
+// loadNewest loads the newest checkpoint that is whole, of this log, and can be gone on from.
+func (e *Engine) loadNewest(ctx context.Context, log Log, files Files) error {
+	found, err := files.Checkpoints()
+	if err != nil {
+		return err
+	}
+	for _, c := range found {
+		if c.Seq+1 < log.FirstSeq() {
+			return nil // what follows it was compacted away, and the others are older
+		}
+		loaded, err := e.load(ctx, files, c)
+		switch {
+		case err == nil:
+			e.kept, e.opened.Checkpoint = c.Seq, c.Seq
+			e.applier.applied.Store(c.Seq)
+			return nil
+		case loaded || ctx.Err() != nil || errors.Is(err, wal.ErrVersion) || errors.Is(err, wal.ErrClosed):
+			return err
+		}
+		e.opened.PassedOver = append(e.opened.PassedOver, err)
+		e.opts.Logger.Warn("recovery: checkpoint passed over", slog.Any("error", err))
+	}
+	return nil
+}
+
+// load loads one checkpoint. It tells whether anything came of it: what a projection has taken can't be taken back.
+func (e *Engine) load(ctx context.Context, files Files, c wal.Checkpoint) (loaded bool, err error) {
+	err = files.LoadCheckpoint(ctx, c, func(s wal.Section, r io.Reader) error {
+		switch {
+		case s.Name == e.jobs.Name():
+			if s.Version != e.jobs.Version() {
+				return fmt.Errorf("jobs of version %d, not %d", s.Version, e.jobs.Version())
+			}
+			err := e.jobs.Load(r)
+			loaded = loaded || err == nil
+			return err
+		case !loaded:
+			return errors.New("it begins without jobs")
+		case s.Name == ownSection:
+			return e.loadOwn(s, r)
+		}
+		for _, v := range e.applier.views {
+			if v.Name() == s.Name {
+				e.loadView(v, s, c, r)
+			}
+		}
+		return nil
+	})
+	if err == nil && !loaded {
+		err = &wal.CorruptError{Path: c.Path, Seq: c.Seq, Reason: "a checkpoint without jobs"}
+	}
+	return loaded, err
+}
+
+// ownSection is the engine's own part of a checkpoint: which projections in it are incomplete, as a JSON object.
+const (
+	ownSection = "engine"
+	ownVersion = 1
+)
+
+type own struct {
+	Incomplete []string `json:"incomplete"`
+}
+
+func (e *Engine) saveOwn(w io.Writer) error {
+	return json.NewEncoder(w).Encode(own{e.opened.Incomplete})
+}
+
+func (e *Engine) loadOwn(s wal.Section, r io.Reader) error {
+	var o own
+	if s.Version != ownVersion {
+		return fmt.Errorf("version %d, not %d", s.Version, ownVersion)
+	}
+	if err := json.NewDecoder(r).Decode(&o); err != nil {
+		return err
+	}
+	e.opened.Incomplete = o.Incomplete
+	return nil
+}
+
+// loadView loads one projection. If that fails, or its snapshot is of another version, the log will have to do.
+func (e *Engine) loadView(v *view, s wal.Section, c wal.Checkpoint, r io.Reader) {
+	p, ok := v.Projection.(projection.Snapshotter)
+	if !ok || p.Version() != s.Version {
+		return
+	}
+	if err := guarded(func() error { return p.Load(r) }); err != nil {
+		err = fmt.Errorf("recovery: projection %q: checkpoint at seq %d: %w", v.Name(), c.Seq, err)
+		e.opened.PassedOver = append(e.opened.PassedOver, err)
+		e.opts.Logger.Warn("recovery: projection is built from the log", slog.Any("error", err))
+		return
+	}
+	v.has = c.Seq
+}
+
+// replay applies what the checkpoint does not have: the events behind it, or, if a projection is not in it, all there
+// are, of which each takes those that it lacks.
+func (e *Engine) replay(ctx context.Context, log Log, floor uint64) error {
+	a := e.applier
+	a.goal = log.LastSeq()
+	from := a.applied.Load() + 1
+	if lacking := e.notLoaded(); len(lacking) > 0 || from < log.FirstSeq() {
+		e.jobs = projection.NewJobsWith(e.jobsOptions(floor)) // of the checkpoint's, some events would be applied again
+		a.jobs = e.jobs
+		from = log.FirstSeq()
+		a.applied.Store(0)
+		if floor > 0 {
+			if err := e.replayCarried(log.(Files), lacking, floor); err != nil {
+				return err
+			}
+		}
+		a.applied.Store(max(a.applied.Load(), from-1))
+	}
+	e.opened.Replayed += log.LastSeq() + 1 - min(from, log.LastSeq()+1)
+	if err := a.applyAll(readAhead(log.Events(ctx, from))); err != nil {
+		return err
+	}
+	if strays := e.jobs.Strays(); len(strays) > 0 {
+		return e.replayLost(ctx, log.(Files), log, floor, strays)
+	}
+	return nil
+}
+
+// replayLost folds the jobs once more, when there are some of which the log has the end, and neither the beginning nor
+// that they were forgotten: it was cut by [wal.Log.DropBefore], or saved by [wal.Salvage] from what was left of it. They
+// are parked. The projections have seen all that can be believed.
+func (e *Engine) replayLost(ctx context.Context, files Files, log Log, floor uint64, strays []projection.Stray) error {
+	opts := e.jobsOptions(floor)
+	opts.Lost = make(map[string]bool, len(strays))
+	for _, s := range strays {
+		opts.Lost[s.JobID] = true
+	}
+	e.jobs = projection.NewJobsWith(opts)
+	e.applier.jobs = e.jobs
+	for _, events := range []iter.Seq2[wal.Event, error]{files.Carried(), log.Events(ctx, floor)} {
+		for event, err := range readAhead(events) {
+			if err != nil {
+				return err
+			}
+			if _, err := e.jobs.Fold(event); errors.Is(err, statemachine.ErrMisdirected) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// notLoaded returns the names of projections that no checkpoint brought.
+func (e *Engine) notLoaded() []string {
+	var names []string
+	for _, v := range e.applier.views {
+		if v.has == 0 {
+			names = append(names, v.Name())
+		}
+	}
+	return names
+}
+
+// replayCarried applies what is left of the events that were compacted away.
+func (e *Engine) replayCarried(files Files, lacking []string, floor uint64) error {
+	if refused := e.refusedIncomplete(lacking); len(refused) > 0 {
+		return &IncompleteError{Names: refused, FirstSeq: floor}
+	}
+	for _, name := range lacking {
+		if !slices.Contains(e.opened.Incomplete, name) {
+			e.opened.Incomplete = append(e.opened.Incomplete, name)
+		}
+	}
+	return e.applier.applyAll(func(yield func(wal.Event, error) bool) {
+		for event, err := range readAhead(files.Carried()) {
+			e.opened.Replayed++
+			if !yield(event, err) {
+				return
+			}
+		}
+	})
+}
+
+// refusedIncomplete returns those of the names that must be whole. Our own need not: jobs that are remembered are, and
+// Stats says what it counts.
+func (e *Engine) refusedIncomplete(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return name == e.stats.Name() || slices.Contains(e.opts.AllowIncomplete, name)
+	})
+}
+
+// Checkpoint writes the state as it stands, durably, so that the next Open replays no more than what comes after it. It
+// holds commands up no longer than a freeze takes; the two newest checkpoints are kept. With nothing new since the last
+// one it does nothing.
+//
+// errors.ErrUnsupported: the log is no directory. wal.ErrReadOnly, wal.ErrClosed, ctx's error; wal.ErrNoSpace, or
+// another error of the disk: the old checkpoints are as they were, and the engine goes on. A projection that can't be
+// saved is named in the error, and left out: all else is saved.
+func (e *Engine) Checkpoint(ctx context.Context) error {
+	ctx, release, err := e.own(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return e.closedInstead(e.checkpoint(ctx))
+}
+
+// own waits for its turn to keep the log, and returns a context that Close ends, too.
+func (e *Engine) own(ctx context.Context) (context.Context, func(), error) {
+	if ctx == nil {
+		return nil, nil, &wal.InvalidError{Field: "context", Reason: "nil"}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(e.life, cancel)
+	over := func() { stop(); cancel() }
+	release := func() { <-e.keeping; over() }
+	select {
+	case e.keeping <- struct{}{}:
+		if ctx.Err() == nil {
+			return ctx, release, nil
+		}
+		release() // ctx was done just then: of two that are ready, select takes either
+	case <-ctx.Done():
+		over()
+	}
+	return nil, nil, e.closedInstead(ctx.Err())
+}
+
+// closedInstead says what the end of a context means that Close has ended.
+func (e *Engine) closedInstead(err error) error {
+	if errors.Is(err, context.Canceled) && e.life.Err() != nil {
+		return wal.ErrClosed
+	}
+	return err
+}
+
+// checkpoint is for who holds keeping.
+func (e *Engine) checkpoint(ctx context.Context) error {
+	files, ok := e.log.(Files)
+	if !ok {
+		return fmt.Errorf("recovery: checkpoint: this log is no directory: %w", errors.ErrUnsupported)
+	}
+	if e.opts.WAL.ReadOnly {
+		return wal.ErrReadOnly
+	}
+	f := e.freeze()
+	defer e.setDue()
+	defer f.thaw()
+	if f.seq == 0 || f.seq == e.kept {
+		return nil
+	}
+	if _, err := files.SaveCheckpoint(ctx, f.seq, f.sections); err != nil {
+		return err
+	}
+	e.kept, e.lacking = f.seq, f.lacking
+	return errors.Join(f.errs...)
+}
+
+// setDue says when the next checkpoint is due: not sooner after one that failed than after one that did not.
+func (e *Engine) setDue() {
+	if e.opts.CheckpointEvery > 0 {
+		e.applier.dueAt.Store(e.applier.applied.Load() + uint64(e.opts.CheckpointEvery))
+	}
+}
+
+// frozen is the state as of seq.
+type frozen struct {
+	seq      uint64
+	sections []wal.Section
+	lacking  []string // projections that are not in it
+	errs     []error  // why, where they failed
+}
+
+// freeze lets the applier stand still for as long as it takes to freeze the state.
+func (e *Engine) freeze() *frozen {
+	a := e.applier
+	a.folding.Lock()
+	defer a.folding.Unlock()
+	f := &frozen{seq: a.applied.Load()}
+	f.add(e.jobs)
+	f.sections = append(f.sections, wal.Section{Name: ownSection, Version: ownVersion, Save: e.saveOwn})
+	for _, v := range a.views {
+		if v.out {
+			f.lacking = append(f.lacking, v.Name())
+			continue
+		}
+		f.add(v.Projection)
+	}
+	return f
+}
+
+func (f *frozen) add(p projection.Projection) {
+	s, ok := p.(projection.Snapshotter)
+	if !ok {
+		f.lacking = append(f.lacking, p.Name())
+		return
+	}
+	var save func(io.Writer) error
+	err := guarded(func() (err error) { save, err = s.Snapshot(); return err })
+	if err == nil && save == nil {
+		err = errors.New("its Snapshot returned nothing")
+	}
+	if err != nil {
+		f.lacking = append(f.lacking, p.Name())
+		f.errs = append(f.errs, fmt.Errorf("recovery: checkpoint without projection %q: %w", p.Name(), err))
+		return
+	}
+	once := new(sync.Once)
+	f.sections = append(f.sections, wal.Section{Name: p.Name(), Version: s.Version(), Save: func(w io.Writer) (err error) {
+		once.Do(func() { err = guarded(func() error { return save(w) }) })
+		if err != nil {
+			return fmt.Errorf("recovery: projection %q: %w", p.Name(), err)
+		}
+		return nil
+	}})
+}
+
+// thaw ends the freezing of what was not saved: a snapshot costs its owner something until its save has returned.
+func (f *frozen) thaw() {
+	for _, s := range f.sections {
+		_ = s.Save(nowhere{}) // does nothing for what was saved, and fails for what was not
+	}
+}
+
+// nowhere is a writer without room.
+type nowhere struct{}
+
+func (nowhere) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+
+// keep writes checkpoints, and lets go of what need not be retained, whenever that is due, until the engine is closed.
+func (e *Engine) keep() {
+	if _, ok := e.log.(Files); !ok || e.opts.CheckpointEvery < 0 || e.opts.WAL.ReadOnly {
+		return
+	}
+	a := e.applier
+	a.dueAt.Store(e.kept + uint64(e.opts.CheckpointEvery))
+	if a.applied.Load() >= a.dueAt.Load() {
+		a.due <- struct{}{}
+	}
+	e.keeper.Go(func() {
+		for {
+			select {
+			case <-e.life.Done():
+				return
+			case <-a.due:
+				e.noteKept(e.tend())
+			}
+		}
+	})
+}
+
+// tend does what is due. A projection that can't be saved keeps the log from being compacted, not from being checkpointed.
+func (e *Engine) tend() error {
+	defer e.setDue() // whatever comes of it: not at once again
+	var kept error
+	if e.opts.Retain > 0 {
+		_, kept = e.Compact(e.life, e.opts.Retain)
+		if incomplete := (*IncompleteError)(nil); !errors.As(kept, &incomplete) {
+			return kept
+		}
+	}
+	return errors.Join(kept, e.Checkpoint(e.life))
+}
+
+// noteKept takes note of how it went, and says it if nobody else will.
+func (e *Engine) noteKept(err error) {
+	if errors.Is(err, wal.ErrClosed) {
+		return
+	}
+	a := e.applier
+	a.mu.Lock()
+	a.keepErr = err
+	a.mu.Unlock()
+	if err != nil {
+		e.opts.Logger.Error("recovery: checkpoint or compaction failed; it will be tried again", slog.Any("error", err))
+	}
+}
