@@ -73,7 +73,7 @@ func parseFlags(args []string, errs io.Writer) (s settings, child bool, err erro
 	f.IntVar(&s.Workers, "workers", 64, "so many jobs at a time")
 	f.Int64Var(&s.Rate, "rate", 0, "at most so many jobs a second; 0: as many as go")
 	f.DurationVar(&s.Retain, "retain", 2*time.Second, "forget finished jobs after this time (recovery.Options.Retain)")
-	f.DurationVar(&s.Refuse, "refuse", 10*time.Second, "refuse the ids of forgotten jobs for this time (recovery.Options.RefuseIDs)")
+	f.DurationVar(&s.Refuse, "refuse", 0, "refuse the ids of forgotten jobs for this time; 0: as long again as they were remembered (recovery.Options.RefuseIDs)")
 	f.IntVar(&s.Every, "every", 20_000, "write a checkpoint, and compact, every so many events (recovery.Options.CheckpointEvery)")
 	f.Int64Var(&s.Segment, "segment", 4<<20, "size of one file of the log, in bytes (wal.Options.SegmentBytes)")
 	f.DurationVar(&s.Interval, "interval", time.Second, "print a line this often")
