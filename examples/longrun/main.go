@@ -1,8 +1,8 @@
 // Longrun is an agent that never ends, under load, and shows that it could go on for ever: it forgets finished jobs after
 // two seconds, and memory, disk and the time to open depend on the jobs that are remembered, not on all that ever were.
 //
-//	go run ./examples/longrun                                    # until interrupted
-//	go run ./examples/longrun -jobs 1000000 -csv longrun.csv     # a million jobs; each printed line is a row of the file
+//	go run ./examples/longrun                                              # until interrupted, as fast as it goes
+//	go run ./examples/longrun -jobs 1000000 -rate 5000 -csv longrun.csv    # a million, at an even pace, for a chart
 //
 // The load runs in a child, which is killed with SIGKILL every 100,000 jobs; then it is measured how long it takes to open
 // what is left. Jobs fail, are rolled back, stay unfinished for long, and one of them for ever. At the end the
