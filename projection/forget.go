@@ -117,6 +117,13 @@ func (j *Jobs) Refuses(id string) bool {
 	return j.refused.has(print)
 }
 
+// Releasable tells whether a jobs_forgotten event with this IDsBefore would let go of any id that is refused.
+func (j *Jobs) Releasable(idsBefore time.Time) bool {
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	return len(j.refused.events) > 0 && j.refused.oldest.Before(idsBefore)
+}
+
 // RefusesFrom tells whether ids are still refused because the jobs_forgotten event at seq has named them: until then it
 // is needed.
 func (j *Jobs) RefusesFrom(seq uint64) bool {

@@ -274,15 +274,17 @@ func (e *Engine) own(ctx context.Context) (context.Context, func(), error) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(e.life, cancel)
 	over := func() { stop(); cancel() }
+	release := func() { <-e.keeping; over() }
 	select {
 	case e.keeping <- struct{}{}:
+		if ctx.Err() == nil {
+			return ctx, release, nil
+		}
+		release() // ctx was done just then: of two that are ready, select takes either
 	case <-ctx.Done():
-	}
-	if err := ctx.Err(); err != nil {
 		over()
-		return nil, nil, e.closedInstead(err)
 	}
-	return ctx, func() { <-e.keeping; over() }, nil
+	return nil, nil, e.closedInstead(ctx.Err())
 }
 
 // closedInstead says what the end of a context means that Close has ended.

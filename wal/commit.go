@@ -499,6 +499,11 @@ func (l *Log) makeRoom(size int64) error {
 	if !full && !l.newSegment {
 		return nil
 	}
+	return l.rotate()
+}
+
+// rotate goes on in a new segment, with the errors of makeRoom.
+func (l *Log) rotate() error {
 	if !l.newSegment {
 		if err := l.sealActive(); err != nil && !errors.Is(err, ErrNoSpace) {
 			return err

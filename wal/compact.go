@@ -55,7 +55,7 @@ type Compacted struct {
 
 // Compact removes the oldest segments as far as every event in them is older than before, and keeps those of their events
 // that are still wanted in a file of their own, with those that earlier compactions kept and that are still wanted. Only
-// whole segments go, and never the active one; where none can go, nothing is done. It runs beside appends, and beside no
+// whole segments go: the active one is sealed first, if all of it can. Where none can go, nothing is done. It runs beside appends, and beside no
 // other Compact or SaveCheckpoint of this log, which it waits for. Memory is bounded, whatever is kept.
 //
 // Each step is on stable storage before the next: what is archived, the new carried file, the floor that names it; then
@@ -70,6 +70,11 @@ func (l *Log) Compact(ctx context.Context, before uint64, opts CompactOptions) (
 		return Compacted{}, err
 	}
 	defer done()
+	if !opts.DryRun {
+		if err := l.commit(context.Background(), newTask(func() error { return l.sealBelow(before) })); err != nil {
+			return Compacted{FirstSeq: l.FirstSeq()}, wrapped(err)
+		}
+	}
 	p := l.plan(before)
 	var kept error
 	if opts.Archive != nil && !opts.DryRun {
@@ -83,6 +88,16 @@ func (l *Log) Compact(ctx context.Context, before uint64, opts CompactOptions) (
 		err = errors.Join(kept, err)
 	}
 	return c, err
+}
+
+// sealBelow goes on in a new segment if there are events in the active one and all of them are older than before: what is
+// read at every Open is then as small as what is left. For the committer.
+func (l *Log) sealBelow(before uint64) error {
+	active := l.segments[len(l.segments)-1]
+	if active.first > l.last || l.last >= before {
+		return nil
+	}
+	return l.rotate()
 }
 
 // plan is what a compaction is to do.
