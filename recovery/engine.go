@@ -81,7 +81,8 @@ func (e *Engine) one(ctx context.Context, c Command) (statemachine.Job, error) {
 // once. It returns when they are durable and applied, with the job of each command as it stands after all of them.
 //
 // Nothing is written when it returns one of: a *[statemachine.TransitionError] (it says what would have been allowed;
-// ErrUnknownJob or ErrDuplicateJob where that is the reason), a *[statemachine.ParkedError], a *[ForgottenError], [ErrConflict],
+// ErrUnknownJob or ErrDuplicateJob where that is the reason), a *[statemachine.ParkedError], a *[statemachine.HeldError],
+// a *[ForgottenError], a *[ChangedError], [ErrConflict],
 // wal.ErrInvalid, wal.ErrTooLarge, wal.ErrNoSpace, wal.ErrReadOnly, wal.ErrClosed, or ctx's error, without
 // wal.ErrOutcomeUnknown. wal.ErrFailed is for good. Together with wal.ErrOutcomeUnknown, whichever it is, the events may
 // be there at the next Open. With several commands, the error of one of them says which.
@@ -114,6 +115,9 @@ func (e *Engine) Do(ctx context.Context, commands ...Command) ([]statemachine.Jo
 	// Again: whoever had a job until now may have gone because nothing is applied any more, and left it as it was before
 	// his event.
 	if err := e.refused(); err != nil {
+		return nil, err
+	}
+	if err := e.expected(commands); err != nil {
 		return nil, err
 	}
 	if err := e.fire(ctx, events); err != nil {
@@ -286,9 +290,9 @@ func (e *Engine) Read(ctx context.Context, p statemachine.Payload) (json.RawMess
 
 // Interrupted returns the jobs that are not finished and whose newest event was written under an epoch that no longer
 // lives: whoever was at work on them is gone. In order of submission. Parked jobs are not among them, since they take no
-// commands; [Report] lists those.
+// commands, nor held ones, which wait for somebody's decision and for nothing else; [Report] lists both.
 func (e *Engine) Interrupted() []statemachine.Job {
-	q := projection.Query{Parked: new(false),
+	q := projection.Query{Parked: new(false), Held: new(false),
 		States: []statemachine.State{statemachine.Submitted, statemachine.Validated, statemachine.Started}}
 	var jobs []statemachine.Job
 	for job := range e.jobs.List(q) {

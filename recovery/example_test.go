@@ -66,8 +66,8 @@ func Example() {
 	// job job-1 (greet) validated
 	// job job-1 (greet) started
 	// job job-1 (greet) completed
-	// statemachine: job "job-1": job_failed not allowed from completed; allowed: job_rolled_back
-	// [job_rolled_back]
+	// statemachine: job "job-1": job_failed not allowed from completed; allowed: job_rolled_back, job_step_undone
+	// [job_rolled_back job_step_undone]
 }
 
 // What to do with a job that was cut off, the caller decides: here, what never started starts over, and the rest fails.
@@ -141,7 +141,7 @@ func ExampleEngine_Do() {
 	fmt.Println(job)
 	// Output:
 	// job a started
-	// recovery: command 2 of 2: statemachine: job "a": job_started not allowed from completed; allowed: job_rolled_back
+	// recovery: command 2 of 2: statemachine: job "a": job_started not allowed from completed; allowed: job_rolled_back, job_step_undone
 	// job a started
 }
 
