@@ -165,7 +165,7 @@ func BenchmarkJobsSnapshot(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				frozen := jobs.frozen
+				frozen := jobs.frozen[0]
 				b.StopTimer()
 				for i := range changes {
 					touch(jobs, i*7919%n)

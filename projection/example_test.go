@@ -1,6 +1,7 @@
 package projection_test
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 
@@ -64,6 +65,58 @@ func ExampleJobs_Page() {
 	// Output:
 	// [job a (shell) completed] "AQABAIDjiTg"
 	// [job c (shell) submitted] ""
+}
+
+// What finished long ago is forgotten by an event, so that all who fold the log forget the same.
+func ExampleJobs_Forget() {
+	jobs := projection.NewJobs()
+	events := log()
+	for _, e := range events {
+		_, _ = jobs.Fold(e)
+	}
+	cutOff := events[5].Time
+	due := projection.Forgotten{Before: cutOff, Jobs: jobs.Forgettable(cutOff, 1000)}
+	e := due.Event() // to be appended to the log, which gives it a seq and a time
+	e.Seq, e.Time = 8, events[6].Time.Add(time.Hour)
+	fmt.Println(string(e.Args))
+
+	gone, err := jobs.Forget(e)
+	fmt.Println(gone, err)
+	fmt.Println(jobs.Len(), jobs.Refuses("b"))
+	// Output:
+	// {"before":"2024-05-15T12:00:05Z","jobs":["b"]}
+	// [job b (file_read) failed: no such file] <nil>
+	// 2 true
+}
+
+// A snapshot is written beside an applier that goes on.
+func ExampleJobs_Snapshot() {
+	jobs, events := projection.NewJobs(), log()
+	for _, e := range events[:4] {
+		_, _ = jobs.Fold(e)
+	}
+	save, err := jobs.Snapshot()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, e := range events[4:] {
+		_, _ = jobs.Fold(e)
+	}
+	var checkpoint bytes.Buffer
+	fmt.Println(save(&checkpoint))
+
+	again := projection.NewJobs()
+	fmt.Println(again.Load(&checkpoint))
+	for job := range again.List(projection.Query{}) {
+		fmt.Println(job)
+	}
+	// Output:
+	// <nil>
+	// <nil>
+	// job a (shell) validated
+	// job b (file_read) submitted
+	// job c (shell) submitted
 }
 
 func ExampleStats() {

@@ -54,12 +54,12 @@ func (j *Jobs) Forget(e wal.Event) ([]statemachine.Job, error) {
 }
 
 // closeUp renumbers the table when its holes have come to cost too much. A snapshot that is being saved goes by slots:
-// it is waited for, unless numbers run out.
+// it is waited for, unless numbers run out: then it is given up.
 func (j *Jobs) closeUp() {
 	switch {
 	case j.n >= j.limits.slots:
 		j.frozen = nil
-	case j.frozen != nil || !j.hollow(j.limits):
+	case len(j.frozen) > 0 || !j.hollow(j.limits):
 		return
 	}
 	j.renumber()
@@ -109,13 +109,19 @@ func (j *Jobs) Forgettable(before time.Time, max int) []string {
 // id since: see [Forgotten]. Whether there is a job with this id now is another matter: folding takes what the log says.
 //
 // An id is known by 64 bits of its SHA-256 hash and by the event that named it, in some 24 bytes. So an id that was never
-// used may be refused too, though not once in the life of a machine: with 10 million ids kept, 1 of 1.8 billion billion
-// divided by 10 million.
+// used may be refused too, but hardly ever: with 10 million ids kept, one in 1.8 million million.
 func (j *Jobs) Refuses(id string) bool {
 	print := fingerprint(id)
 	j.mu.RLock()
 	defer j.mu.RUnlock()
 	return j.refused.has(print)
+}
+
+// Releasable tells whether a jobs_forgotten event with this IDsBefore would let go of any id that is refused.
+func (j *Jobs) Releasable(idsBefore time.Time) bool {
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	return len(j.refused.events) > 0 && j.refused.oldest.Before(idsBefore)
 }
 
 // RefusesFrom tells whether ids are still refused because the jobs_forgotten event at seq has named them: until then it

@@ -60,6 +60,9 @@ func TestForgottenIsRefused(t *testing.T) {
 		require.Zero(t, job)
 		require.Equal(t, 1, jobs.Len())
 		require.EqualValues(t, 9, jobs.last, "it was applied")
+		e.Seq++
+		require.NoError(t, jobs.Apply(e, statemachine.Job{}), "as a projection it goes on")
+		require.Equal(t, 1, jobs.Len())
 	}
 	jobs := ended(t, "a")
 	_, err := jobs.Forget(wal.Event{Seq: 9, Type: wal.JobsForgotten, Problem: "no JSON"})

@@ -85,13 +85,15 @@ func (j *Jobs) Fold(e wal.Event) (statemachine.Job, error) {
 	return job, err
 }
 
-// Apply implements [Projection]: it keeps job, which must have been given from its first event on.
+// Apply implements [Projection]: it keeps job, which must have been given from its first event on. A jobs_forgotten event
+// it folds as Forget does, but that one which can't be read is no error here: it forgets nothing, and all others go on.
 func (j *Jobs) Apply(e wal.Event, job statemachine.Job) error {
 	if err := j.isNext(e); err != nil {
 		return err
 	}
 	if e.JobID == "" {
-		return j.foldLog(e)
+		_ = j.foldLog(e)
+		return nil
 	}
 	at := j.locate(e.JobID)
 	if at.slot == none && job.ID == "" && j.isStray(&e) {

@@ -37,8 +37,9 @@ type Snapshotter interface {
 	Version() int
 	// Snapshot freezes the model as it stands after the newest event. The applier waits for it, so it should take no
 	// longer than an event or two do. save then writes what was frozen, on another goroutine, while events go on being
-	// applied; it is called at most once. The freeze ends when save returns, whatever it returns, or with the next call
-	// of Snapshot, of which there may be one before save was called or has returned: save then returns an error.
+	// applied; it is called at most once, and may never be. The freeze ends when save returns, whatever it returns, or by
+	// later calls of Snapshot, so that one which is never saved costs nothing for ever; save then returns an error. The
+	// newest can always be saved.
 	Snapshot() (save func(io.Writer) error, err error)
 	// Load brings a new model to where it was when the snapshot was taken, before any event is applied to it. r may hold
 	// anything: Load bounds its memory by what it reads. After an error the model is as it was: empty.

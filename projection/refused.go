@@ -11,6 +11,7 @@ import (
 // refusals are the ids that forgotten jobs have left behind: each event's, in the log's order, and a set of them all.
 type refusals struct {
 	events []refusal // never changed in place: a snapshot reads them while others are added
+	oldest time.Time // none of the events is older
 	set    printSet
 }
 
@@ -25,6 +26,9 @@ func (x *refusals) add(r refusal) {
 	if len(r.prints) == 0 {
 		return
 	}
+	if len(x.events) == 0 || r.at.Before(x.oldest) {
+		x.oldest = r.at
+	}
 	x.events = append(x.events, r)
 	for _, print := range r.prints {
 		x.set.add(print)
@@ -33,18 +37,17 @@ func (x *refusals) add(r refusal) {
 
 // release lets go of what events before this time refuse. Clocks jump: those may lie anywhere.
 func (x *refusals) release(before time.Time) {
-	due := 0
-	for i := range x.events {
-		if x.events[i].at.Before(before) {
-			due++
-		}
-	}
-	if due == 0 {
+	if !x.oldest.Before(before) {
 		return
 	}
-	kept := make([]refusal, 0, len(x.events)-due)
-	for _, r := range x.events {
+	all := x.events
+	x.events, x.oldest = nil, time.Time{}
+	kept := make([]refusal, 0, len(all))
+	for _, r := range all {
 		if !r.at.Before(before) {
+			if len(kept) == 0 || r.at.Before(x.oldest) {
+				x.oldest = r.at
+			}
 			kept = append(kept, r)
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"slices"
 	"sync/atomic"
 
 	"github.com/jobwal/jobwal/statemachine"
@@ -60,9 +61,14 @@ type placed struct {
 // Version implements [Snapshotter]: 1.
 func (j *Jobs) Version() int { return jobsVersion }
 
+// maxFrozen is how many snapshots may wait to be saved. One is what a caller needs; one more, so that an earlier one that
+// is still being saved is not lost to the next. A save that is never called costs no more than that.
+const maxFrozen = 2
+
 // Snapshot implements [Snapshotter]. It copies nothing: while save is on its way, or is not called at all, the record of
 // a job that changes is kept as it was, some 200 bytes for each such job that save has not come to. save takes the
-// readers' lock for a few microseconds at a time.
+// readers' lock for a few microseconds at a time. The two newest snapshots can be saved: with a third the oldest is given
+// up.
 func (j *Jobs) Snapshot() (save func(io.Writer) error, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -70,7 +76,10 @@ func (j *Jobs) Snapshot() (save func(io.Writer) error, err error) {
 		last: j.last, n: j.n, next: j.base, capabilities: len(j.capabilities), refused: j.refused.events,
 		strays: j.strayList(), aside: make(map[int]*setAside),
 	}
-	j.frozen = f
+	j.frozen = append(j.frozen, f)
+	if len(j.frozen) > maxFrozen {
+		j.frozen = slices.Delete(j.frozen, 0, 1)
+	}
 	return func(w io.Writer) error {
 		if f.begun.Swap(true) {
 			return fmt.Errorf("projection: jobs: snapshot at seq %d: saved before", f.last)
@@ -86,15 +95,30 @@ func (j *Jobs) Snapshot() (save func(io.Writer) error, err error) {
 func (j *Jobs) thaw(f *freeze) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.frozen == f {
-		j.frozen = nil
+	j.frozen = slices.DeleteFunc(j.frozen, func(other *freeze) bool { return other == f })
+}
+
+// errThawed: the state is not there any more.
+var errThawed = errors.New("the frozen state is not kept any more, for there are newer ones")
+
+// keptLocked returns errThawed when f was given up.
+func (j *Jobs) keptLocked(f *freeze) error {
+	if slices.Contains(j.frozen, f) {
+		return nil
+	}
+	return errThawed
+}
+
+// putAside keeps a record as it is for the savers, before it changes.
+func (t *table) putAside(slot uint32) {
+	for _, f := range t.frozen {
+		f.putAside(slot, t.record(slot))
 	}
 }
 
-// putAside keeps a record as it is for the saver, before it changes.
-func (t *table) putAside(slot uint32) {
-	f, number, bit := t.frozen, int(slot/slabLen), uint64(1)<<(slot%slabLen)
-	if f == nil || number < f.next || int(slot) >= f.n {
+func (f *freeze) putAside(slot uint32, r *record) {
+	number, bit := int(slot/slabLen), uint64(1)<<(slot%slabLen)
+	if number < f.next || int(slot) >= f.n {
 		return
 	}
 	a := f.aside[number]
@@ -106,13 +130,10 @@ func (t *table) putAside(slot uint32) {
 		return
 	}
 	a.taken |= bit
-	a.records = append(a.records, placed{*t.record(slot), int(slot % slabLen)})
+	a.records = append(a.records, placed{*r, int(slot % slabLen)})
 	f.records++
 	f.peak = max(f.peak, f.records)
 }
-
-// errThawed: the state is not there any more.
-var errThawed = errors.New("the frozen state is not kept any more, for there is a newer one")
 
 // collect copies the frozen records of the next slab that has any; 0 of them at the end.
 func (j *Jobs) collect(f *freeze, into *[slabLen]record) (n int, err error) {
@@ -127,8 +148,8 @@ func (j *Jobs) collect(f *freeze, into *[slabLen]record) (n int, err error) {
 func (j *Jobs) collectStretch(f *freeze, into *[slabLen]record) (n int, err error) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
-	if j.frozen != f {
-		return 0, errThawed
+	if err := j.keptLocked(f); err != nil {
+		return 0, err
 	}
 	for end := f.next + defaultStretch; n == 0 && f.next < end && f.next*slabLen < f.n; f.next++ {
 		n = j.pick(f, into)
@@ -194,8 +215,8 @@ func (j *Jobs) save(f *freeze, w io.Writer) error {
 func (j *Jobs) names(f *freeze) ([]string, error) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
-	if j.frozen != f {
-		return nil, errThawed
+	if err := j.keptLocked(f); err != nil {
+		return nil, err
 	}
 	names := make([]string, f.capabilities)
 	for i := range names {

@@ -2,10 +2,13 @@ package projection
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -55,11 +58,23 @@ func propSnapshotIsTheModel(t *rapid.T) {
 	}
 	some()
 	some()
-	if rapid.Bool().Draw(t, "given up") {
+	older := rapid.IntRange(0, 3).Draw(t, "older")
+	for i := range older {
+		frozen := m.clone()
 		save, err := jobs.Snapshot()
 		require.NoError(t, err)
 		some()
-		defer func() { require.ErrorIs(t, save(io.Discard), errThawed) }()
+		defer func() {
+			var saved bytes.Buffer
+			if err := save(&saved); i < older-1 || jobs.limits.slots == 100 && err != nil {
+				require.ErrorIs(t, err, errThawed)
+				return
+			}
+			loaded := NewJobs()
+			require.NoError(t, loaded.Load(&saved))
+			requireModel(t, loaded, frozen)
+			require.Empty(t, jobs.frozen)
+		}()
 	}
 	frozen := m.clone()
 	save, err := jobs.Snapshot()
@@ -73,7 +88,7 @@ func propSnapshotIsTheModel(t *rapid.T) {
 		return // numbers ran out
 	}
 	require.NoError(t, err)
-	require.Nil(t, jobs.frozen)
+	require.LessOrEqual(t, len(jobs.frozen), 1)
 	requireSound(t, jobs)
 	requireModel(t, jobs, m)
 
@@ -232,7 +247,7 @@ func TestSnapshotWhileApplying(t *testing.T) {
 	wg.Wait()
 	require.NoError(t, NewJobs().Load(bytes.NewReader(b)))
 	requireSound(t, jobs)
-	require.Nil(t, jobs.frozen)
+	require.Empty(t, jobs.frozen)
 }
 
 func TestSaveIsCalledOnce(t *testing.T) {
@@ -243,7 +258,7 @@ func TestSaveIsCalledOnce(t *testing.T) {
 	r, w := io.Pipe()
 	require.NoError(t, r.CloseWithError(broken))
 	require.ErrorIs(t, save(w), broken)
-	require.Nil(t, jobs.frozen, "the freeze ends with an error too")
+	require.Empty(t, jobs.frozen, "the freeze ends with an error too")
 	require.EqualError(t, save(io.Discard), "projection: jobs: snapshot at seq 800: saved before")
 
 	require.Error(t, jobs.Load(strings.NewReader("")), "not a new one")
@@ -259,16 +274,16 @@ func TestSnapshotPutsAsideWhatItMust(t *testing.T) {
 		require.NoError(t, err)
 	}
 	roll(0)
-	require.Nil(t, jobs.frozen, "no snapshot, no cost")
+	require.Empty(t, jobs.frozen, "no snapshot, no cost")
 	_, err := jobs.Snapshot()
 	require.NoError(t, err)
 	roll(1)
 	roll(999)
-	require.Equal(t, 2, jobs.frozen.records)
+	require.Equal(t, 2, jobs.frozen[0].records)
 	var records [slabLen]record
-	_, err = jobs.collect(jobs.frozen, &records)
+	_, err = jobs.collect(jobs.frozen[0], &records)
 	require.NoError(t, err)
-	require.Equal(t, 1, jobs.frozen.records)
+	require.Equal(t, 1, jobs.frozen[0].records)
 	roll(2)
 	e := Forgotten{Jobs: []string{jobID(999), jobID(998)}}.Event()
 	e.Seq = jobs.last + 1
@@ -276,7 +291,7 @@ func TestSnapshotPutsAsideWhatItMust(t *testing.T) {
 	require.NoError(t, err)
 	_, err = jobs.Fold(wal.Event{Seq: jobs.last + 1, JobID: "new", Type: wal.JobSubmitted})
 	require.NoError(t, err)
-	require.Equal(t, 2, jobs.frozen.records)
+	require.Equal(t, 2, jobs.frozen[0].records)
 }
 
 func TestLoadHoldsWhatItMay(t *testing.T) {
@@ -400,5 +415,36 @@ func TestF16_CutSnapshotIsRefused(t *testing.T) {
 	raw := save(t, s)
 	for n := range raw {
 		require.Error(t, NewStats().Load(bytes.NewReader(raw[:n])))
+	}
+}
+
+// Lengths that nothing is behind cost no memory.
+func TestF16_LoadIsBounded(t *testing.T) {
+	num := func(numbers ...uint64) (raw []byte) {
+		for _, n := range numbers {
+			raw = binary.AppendUvarint(raw, n)
+		}
+		return raw
+	}
+	const huge = 1 << 50
+	for name, raw := range map[string][]byte{
+		"capabilities":         num(1, huge),
+		"a name":               num(1, 1, huge),
+		"refusals":             num(1, 0, huge),
+		"ids of one":           num(1, 0, 1, 1, 0, 0, 1<<40),
+		"strays":               num(1, 0, 0, huge),
+		"a stray":              num(1, 0, 0, 1, huge),
+		"a block":              num(1, 0, 0, 0, huge, 1, 0, 0),
+		"ids of a block":       num(1, 0, 0, 0, 1, 1, huge, 0, 0),
+		"payloads of a block":  num(1, 0, 0, 0, 1, 1, 0, huge, 0),
+		"overflow of a length": num(1, 0, 0, 0, math.MaxUint64, 1, math.MaxUint64, math.MaxUint64),
+		"a long payload": append(num(1, 1, 0, 0, 0, 15, 1, 1, 0),
+			append(num(1, 1, 0, 1, 0, 1, 1<<40<<2|payloadHeld, 0, 0), make([]byte, 1)...)...),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		require.ErrorIs(t, NewJobs().Load(bytes.NewReader(raw)), errShort, name)
+		runtime.ReadMemStats(&after)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20), name)
 	}
 }

@@ -41,7 +41,7 @@ type table struct {
 	refused refusals
 	strays  map[string]uint64 // seq of the newest event of each that was passed over
 
-	frozen *freeze // while a snapshot is to be saved
+	frozen []*freeze // snapshots to be saved, the oldest first; maxFrozen at most
 }
 
 // A slab has the records of 64 slots. Bit i of a word is for its record i, so that a listing meets the jobs it wants

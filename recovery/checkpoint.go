@@ -274,15 +274,17 @@ func (e *Engine) own(ctx context.Context) (context.Context, func(), error) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(e.life, cancel)
 	over := func() { stop(); cancel() }
+	release := func() { <-e.keeping; over() }
 	select {
 	case e.keeping <- struct{}{}:
+		if ctx.Err() == nil {
+			return ctx, release, nil
+		}
+		release() // ctx was done just then: of two that are ready, select takes either
 	case <-ctx.Done():
-	}
-	if err := ctx.Err(); err != nil {
 		over()
-		return nil, nil, e.closedInstead(err)
 	}
-	return ctx, func() { <-e.keeping; over() }, nil
+	return nil, nil, e.closedInstead(ctx.Err())
 }
 
 // closedInstead says what the end of a context means that Close has ended.
@@ -298,6 +300,9 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 	files, ok := e.log.(Files)
 	if !ok {
 		return fmt.Errorf("recovery: checkpoint: this log is no directory: %w", errors.ErrUnsupported)
+	}
+	if e.opts.WAL.ReadOnly {
+		return wal.ErrReadOnly
 	}
 	f := e.freeze()
 	defer e.setDue()
@@ -405,12 +410,17 @@ func (e *Engine) keep() {
 	})
 }
 
+// tend does what is due. A projection that can't be saved keeps the log from being compacted, not from being checkpointed.
 func (e *Engine) tend() error {
+	defer e.setDue() // whatever comes of it: not at once again
+	var kept error
 	if e.opts.Retain > 0 {
-		_, err := e.Compact(e.life, e.opts.Retain)
-		return err
+		_, kept = e.Compact(e.life, e.opts.Retain)
+		if incomplete := (*IncompleteError)(nil); !errors.As(kept, &incomplete) {
+			return kept
+		}
 	}
-	return e.Checkpoint(e.life)
+	return errors.Join(kept, e.Checkpoint(e.life))
 }
 
 // noteKept takes note of how it went, and says it if nobody else will.

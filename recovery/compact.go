@@ -80,6 +80,8 @@ func (e *Engine) compact(ctx context.Context, olderThan time.Duration, dry bool)
 	switch {
 	case !ok:
 		return c, fmt.Errorf("recovery: compact: this log is no directory: %w", errors.ErrUnsupported)
+	case e.opts.WAL.ReadOnly:
+		return c, wal.ErrReadOnly
 	case olderThan < 0:
 		return c, &wal.InvalidError{Field: "olderThan", Reason: "negative"}
 	}
@@ -91,7 +93,7 @@ func (e *Engine) compact(ctx context.Context, olderThan time.Duration, dry bool)
 	going := goes{before: c.Before}
 	if dry {
 		c.Forgotten = e.countForgettable(c.Before)
-	} else if c.Forgotten, err = e.forget(ctx, now, c.Before); err != nil {
+	} else if c.Forgotten, err = e.forget(ctx, now, olderThan); err != nil {
 		return c, err
 	} else if err = e.checkpoint(ctx); err != nil {
 		return c, err
@@ -142,14 +144,15 @@ func (e *Engine) unsaved() []string {
 // forgetAtOnce is how many jobs one event lets go of: what the applier is held up by.
 const forgetAtOnce = 128
 
-// forget lets go of finished jobs, some at a time.
-func (e *Engine) forget(ctx context.Context, now, before time.Time) (forgotten int, err error) {
+// forget lets go of finished jobs, some at a time, and of ids that were refused for long enough.
+func (e *Engine) forget(ctx context.Context, now time.Time, olderThan time.Duration) (forgotten int, err error) {
+	f := projection.Forgotten{Before: now.Add(-olderThan), IDsBefore: now.Add(-e.refuseFor(olderThan))}
 	for {
-		ids := e.jobs.Forgettable(before, forgetAtOnce)
-		if len(ids) == 0 {
+		ids := e.jobs.Forgettable(f.Before, forgetAtOnce)
+		if len(ids) == 0 && !e.jobs.Releasable(f.IDsBefore) {
 			return forgotten, nil
 		}
-		n, err := e.forgetSome(ctx, ids, now, before)
+		n, err := e.forgetSome(ctx, ids, now, f)
 		forgotten += n
 		if err != nil {
 			return forgotten, err
@@ -157,8 +160,16 @@ func (e *Engine) forget(ctx context.Context, now, before time.Time) (forgotten i
 	}
 }
 
+// refuseFor is how long an id is refused.
+func (e *Engine) refuseFor(olderThan time.Duration) time.Duration {
+	if e.opts.RefuseIDs == 0 {
+		return olderThan
+	}
+	return max(0, e.opts.RefuseIDs)
+}
+
 // forgetSome appends one event that names jobs, while nobody else may touch them, and waits until it is applied.
-func (e *Engine) forgetSome(ctx context.Context, ids []string, now, before time.Time) (int, error) {
+func (e *Engine) forgetSome(ctx context.Context, ids []string, now time.Time, f projection.Forgotten) (int, error) {
 	if !e.gate.TryRLock() {
 		return 0, wal.ErrClosed
 	}
@@ -171,14 +182,10 @@ func (e *Engine) forgetSome(ctx context.Context, ids []string, now, before time.
 		return 0, err
 	}
 	defer jobs.unlock()
-	f := projection.Forgotten{Before: before, IDsBefore: now.Add(-max(0, e.opts.RefuseIDs))}
 	for _, id := range jobs.ids { // a command may have come first
-		if job, ok := e.jobs.Get(id); ok && (goes{before}).job(job) {
+		if job, ok := e.jobs.Get(id); ok && (goes{f.Before}).job(job) {
 			f.Jobs = append(f.Jobs, id)
 		}
-	}
-	if len(f.Jobs) == 0 {
-		return 0, nil
 	}
 	event := f.Event()
 	event.Time = now

@@ -229,7 +229,7 @@ type turn struct {
 // begin takes a job's first event of a group.
 func (e *Engine) begin(event *wal.Event) (turn, error) {
 	job, known := e.jobs.Get(event.JobID)
-	if !known && e.opts.RefuseIDs > 0 && e.jobs.Refuses(event.JobID) {
+	if !known && e.opts.RefuseIDs >= 0 && e.jobs.Refuses(event.JobID) {
 		return turn{}, &ForgottenError{JobID: event.JobID, Event: event.Type}
 	}
 	job.ID = event.JobID

@@ -142,3 +142,19 @@ func TestProjectionNamesAreTheirOwn(t *testing.T) {
 		require.ErrorIs(t, err, wal.ErrInvalid)
 	}
 }
+
+// A checkpoint whose context was done in the moment when it got its turn kept the turn for ever: every later one, and Close,
+// waited for it. So it could go for whoever closed an engine in the moment when a checkpoint was due.
+func TestCheckpointGivesItsTurnBack(t *testing.T) {
+	e, err := Open(context.Background(), t.TempDir(), Options{})
+	require.NoError(t, err)
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 50 {
+		require.ErrorIs(t, e.Checkpoint(done), context.Canceled)
+		_, err := e.Compact(done, 0)
+		require.ErrorIs(t, err, context.Canceled)
+	}
+	require.Empty(t, e.keeping, "who has the turn?")
+	require.NoError(t, e.Close())
+}

@@ -199,8 +199,10 @@ func BenchmarkOpenForgotten(b *testing.B) {
 				}
 				finishJobs(b, e, 0, past/4, "done")
 				if past > 0 {
-					_, err = e.Compact(ctx, 0)
-					require.NoError(b, err)
+					for range 2 { // the second time, the ids that the first refuses are free again
+						_, err = e.Compact(ctx, 0)
+						require.NoError(b, err)
+					}
 				}
 				require.NoError(b, e.Checkpoint(ctx))
 				require.NoError(b, e.Close())

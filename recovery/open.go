@@ -32,9 +32,9 @@ type Options struct {
 	// Retain: with each checkpoint, finished jobs that ended longer ago are forgotten and their events removed, as
 	// [Engine.Compact] does. Default 0: nothing is forgotten by itself.
 	Retain time.Duration
-	// RefuseIDs: how long after its job was forgotten an id stays refused, so that a command that comes late is not
-	// taken for a new job. It costs some 24 bytes of heap an id, and on disk the id itself. Default 24 hours; negative:
-	// an id may be used again at once.
+	// RefuseIDs: how long after its job was forgotten an id stays refused at least, so that a command that comes late is
+	// not taken for a new job. It costs some 24 bytes of heap an id, and on disk the id itself. Default: as long again as
+	// a finished job is remembered (Retain, or what Compact is given). Negative: an id may be used again at once.
 	RefuseIDs time.Duration
 	// HoldBytes: args, outputs and progress of more bytes are not held in memory; [Engine.Read] reads them from the log. Default
 	// 1024; negative: all are held.
@@ -180,14 +180,12 @@ func (o *Options) setDefaults() {
 		o.WAL.Now = time.Now
 	}
 	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, DefaultCheckpointEvery)
-	o.RefuseIDs = cmp.Or(o.RefuseIDs, DefaultRefuseIDs)
 	o.HoldBytes = cmp.Or(o.HoldBytes, DefaultHoldBytes)
 }
 
 // What Options{} means.
 const (
 	DefaultCheckpointEvery = 100_000
-	DefaultRefuseIDs       = 24 * time.Hour
 	DefaultHoldBytes       = 1 << 10
 )
 

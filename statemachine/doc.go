@@ -22,6 +22,11 @@
 //	R4  An event that is not legal, not known to this version, or not readable parks its job: it keeps the state it
 //	    had, says why, and takes no more commands. No other job is touched.
 //
+// # Payloads
+//
+// Args and outputs lie in the log; a [Payload] is the value, or only its place and size ([Payload.Shed]). The fold makes
+// no difference between the two, so a job that is folded without them is the same job.
+//
 // # Time
 //
 // Times are data and come from the events. A clock that jumps back leaves the order of events alone, which is that of

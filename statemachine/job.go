@@ -39,7 +39,8 @@ func UnheldPayload(seq uint64, size int) Payload {
 	if size <= 0 {
 		return Payload{}
 	}
-	return Payload{raw: binary.AppendUvarint(append(make([]byte, 0, 8), notHeld), uint64(size)), seq: seq}
+	raw := make([]byte, 1, 8) // notHeld, and room for the size
+	return Payload{raw: binary.AppendUvarint(raw, uint64(size)), seq: seq}
 }
 
 // Shed returns p without its bytes when they are more than limit, else p as it is. The bytes are freed with the last

@@ -3,6 +3,9 @@ package statemachine
 import (
 	"encoding/json"
 	"fmt"
+	"math"
+	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -209,6 +212,36 @@ func TestTimesAreUTCWithoutMonotonicReading(t *testing.T) {
 	require.Equal(t, time.Unix(now.Unix(), int64(now.Nanosecond())).UTC(), j.SubmittedAt)
 }
 
+// A payload that is let go keeps its place and its size, and takes no room.
+func TestPayloadIsShed(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		raw := json.RawMessage(fmt.Sprintf("%q", strings.Repeat("x", rapid.IntRange(0, 5000).Draw(t, "length"))))
+		p, limit := NewPayload(7, raw), rapid.IntRange(-1, 6000).Draw(t, "limit")
+		shed := p.Shed(limit)
+		require.Equal(t, len(raw), shed.Size())
+		require.EqualValues(t, 7, shed.Seq())
+		require.False(t, shed.IsZero())
+		if len(raw) <= limit {
+			require.Equal(t, p, shed)
+			require.True(t, shed.Held())
+			return
+		}
+		require.Equal(t, UnheldPayload(7, len(raw)), shed)
+		require.NotEqual(t, UnheldPayload(7, len(raw)+1), shed)
+		require.Equal(t, shed, shed.Shed(limit))
+		require.False(t, shed.Held())
+		got, ok := shed.JSON()
+		require.Nil(t, got)
+		require.False(t, ok)
+		appended, ok := shed.AppendJSON([]byte("before"))
+		require.Equal(t, "before", string(appended))
+		require.False(t, ok)
+		text, err := json.Marshal(Job{ID: "a", Args: shed})
+		require.NoError(t, err)
+		require.Contains(t, string(text), `"args":null`)
+	})
+}
+
 func TestPayload(t *testing.T) {
 	p := NewPayload(7, json.RawMessage(`{"n":12345678901234567890123456}`))
 	require.Equal(t, 32, p.Size())
@@ -230,6 +263,14 @@ func TestPayload(t *testing.T) {
 		require.Equal(t, "null", string(text))
 	}
 	require.False(t, NewPayload(1, json.RawMessage("null")).IsZero(), "null is a value")
+	appended, ok := NewPayload(1, json.RawMessage("null")).AppendJSON([]byte("before "))
+	require.True(t, ok)
+	require.Equal(t, "before null", string(appended))
+	require.Equal(t, Payload{}, UnheldPayload(7, 0))
+	require.Equal(t, Payload{}, UnheldPayload(7, -1))
+	require.Equal(t, math.MaxInt, UnheldPayload(7, math.MaxInt).Size())
+	require.Equal(t, Payload{}, Payload{}.Shed(-1))
+	require.EqualValues(t, 32, reflect.TypeFor[Payload]().Size(), "a million jobs have two each")
 }
 
 func TestJobAsJSON(t *testing.T) {

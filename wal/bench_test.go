@@ -48,6 +48,7 @@ type bareLoop struct {
 	f    File
 	at   int64
 	line []byte
+	took []time.Duration // each step of rate
 }
 
 const barePrefilled = 16 << 20
@@ -65,11 +66,25 @@ func newBareLoop(b *testing.B, size, lines int) *bareLoop {
 	return &bareLoop{f: f, line: bytes.Repeat(line, lines)}
 }
 
-func (l *bareLoop) step(b *testing.B) {
-	if err := writeAll(l.f, l.line, l.at); err != nil {
+func (l *bareLoop) step(b *testing.B) { l.put(b, l.line) }
+
+// rate is how many lines a second it writes, in n steps of so many.
+func (l *bareLoop) rate(b *testing.B, n, lines int) float64 {
+	some := l.line[:lines*(bytes.IndexByte(l.line, '\n')+1)]
+	start := time.Now()
+	for range n {
+		before := time.Now()
+		l.put(b, some)
+		l.took = append(l.took, time.Since(before))
+	}
+	return float64(n*lines) / time.Since(start).Seconds()
+}
+
+func (l *bareLoop) put(b *testing.B, lines []byte) {
+	if err := writeAll(l.f, lines, l.at); err != nil {
 		b.Fatal(err)
 	}
-	if l.at += int64(len(l.line)); l.at+int64(len(l.line)) > barePrefilled {
+	if l.at += int64(len(lines)); l.at+int64(len(l.line)) > barePrefilled {
 		l.at = 0
 	}
 	if err := l.f.Sync(); err != nil {
@@ -112,6 +127,21 @@ func openBench(b *testing.B, opts Options) (*Log, *countingFS) {
 	})
 	counting.syncs.Store(0)
 	return log, counting
+}
+
+// reportSize reports what an event takes in the log's files, with what is filled ahead.
+func reportSize(b *testing.B, log *Log) {
+	entries, err := os.ReadDir(log.dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	size := int64(0)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			size += info.Size()
+		}
+	}
+	b.ReportMetric(float64(size)/float64(log.LastSeq()), "B/event")
 }
 
 func median[T int64 | float64 | time.Duration](of []T) T {
@@ -158,6 +188,7 @@ func benchOneWriter(b *testing.B, size, batch int) {
 	}
 	b.StopTimer()
 	p50, barely := median(ours), median(theirs)
+	reportSize(b, log)
 	b.ReportMetric(float64(p50), "p50-ns")
 	b.ReportMetric(float64(barely), "bare-p50-ns")
 	b.ReportMetric(float64(p50)/float64(barely), "x-bare")
@@ -165,36 +196,46 @@ func benchOneWriter(b *testing.B, size, batch int) {
 }
 
 // benchManyWriters compares throughput: writers in a closed loop of one event each, against a loop that writes as many
-// lines per sync as there are writers. An op is one event.
+// lines per sync as there are writers. An op is one event. x-bare compares with that; x-pipeline with a loop whose batches
+// have as many lines as the log's own had on average, which leaves out how many callers came in time. p99/p50 is of single
+// appends, in all rounds: how even callers are served; bare-p99/p50, of the syncs of the bare loop, is what the disk did.
 func benchManyWriters(b *testing.B, size, writers int) {
 	log, counting := openBench(b, Options{Prefill: PrefillOn})
-	bare := newBareLoop(b, size, writers)
+	bare, pipeline := newBareLoop(b, size, writers), newBareLoop(b, size, writers)
 	ctx := context.Background()
 	event := benchEvent(size)
-	var ours, theirs []float64 // events a second, per round
+	var ours, theirs, batched []float64 // events a second, per round
 	const each = 100
+	took := make([][]time.Duration, writers)
 	appended := 0
+	lines := func() int { return max(1, min(writers, appended/int(max(counting.syncs.Load(), 1)))) } // a sync, so far
 	b.ReportAllocs()
 	b.ResetTimer()
 	for appended < b.N {
 		n := min(each, (b.N-appended+writers-1)/writers)
 		b.StopTimer()
-		start := time.Now()
-		for range n {
-			bare.step(b)
+		theirs = append(theirs, bare.rate(b, n, writers))
+		if appended > 0 {
+			batched = append(batched, pipeline.rate(b, n, lines()))
 		}
-		theirs = append(theirs, float64(n*writers)/time.Since(start).Seconds())
+		for i := range took {
+			took[i] = slices.Grow(took[i], n)
+		}
 		b.StartTimer()
-		start = time.Now()
+		start := time.Now()
 		var all sync.WaitGroup
-		for range writers {
+		for i := range writers {
 			all.Go(func() {
+				mine := took[i]
 				for range n {
+					before := time.Now()
 					if _, err := log.Append(ctx, event); err != nil {
 						b.Error(err)
 						return
 					}
+					mine = append(mine, time.Since(before))
 				}
+				took[i] = mine
 			})
 		}
 		all.Wait()
@@ -202,11 +243,25 @@ func benchManyWriters(b *testing.B, size, writers int) {
 		appended += n * writers
 	}
 	b.StopTimer()
+	if len(batched) == 0 {
+		batched = append(batched, pipeline.rate(b, each, lines()))
+	}
 	rate, barely := median(ours), median(theirs)
+	reportSize(b, log)
+	single := slices.Concat(took...)
+	slices.Sort(single)
+	p50, p99 := single[len(single)/2], single[len(single)*99/100]
 	b.ReportMetric(rate, "events/s")
 	b.ReportMetric(barely, "bare-events/s")
 	b.ReportMetric(rate/barely, "x-bare")
+	b.ReportMetric(rate/median(batched), "x-pipeline")
 	b.ReportMetric(float64(appended)/float64(max(counting.syncs.Load(), 1)), "events/sync")
+	b.ReportMetric(float64(counting.syncs.Load())/float64(appended), "syncs/op")
+	b.ReportMetric(float64(p50), "p50-ns")
+	b.ReportMetric(float64(p99), "p99-ns")
+	b.ReportMetric(float64(p99)/float64(p50), "p99/p50")
+	slices.Sort(bare.took)
+	b.ReportMetric(float64(bare.took[len(bare.took)*99/100])/float64(bare.took[len(bare.took)/2]), "bare-p99/p50")
 }
 
 // makeLog writes a log of n events, four to a job, 190 bytes each.
@@ -240,23 +295,6 @@ func benchSizes() []int {
 		sizes = append(sizes, large)
 	}
 	return sizes
-}
-
-// benchLogs runs a benchmark on logs of several sizes, opened for reading.
-func benchLogs(b *testing.B, run func(b *testing.B, log *Log)) {
-	for _, n := range benchSizes() {
-		dir := b.TempDir()
-		makeLog(b, dir, n, Options{})
-		b.Run(fmt.Sprintf("events=%d", n), func(b *testing.B) {
-			log, err := Open(dir, Options{ReadOnly: true})
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer log.Close()
-			b.ReportAllocs()
-			run(b, log)
-		})
-	}
 }
 
 // BenchmarkReplay reads a whole log from the page cache. The bare loop reads the same bytes, finds the newlines and
@@ -356,16 +394,42 @@ func BenchmarkTail(b *testing.B) {
 	}
 }
 
+// BenchmarkAt looks up single events anywhere in an open log: known=all, after all of it was read once; known=none, each as if
+// it was the first.
 func BenchmarkAt(b *testing.B) {
-	benchLogs(b, func(b *testing.B, log *Log) {
-		seq, last := uint64(0), log.LastSeq()
-		for b.Loop() {
-			seq = (seq*6364136223846793005 + 1442695040888963407) % last
-			if _, err := log.At(seq + 1); err != nil {
-				b.Fatal(err)
-			}
+	for _, events := range benchSizes() {
+		dir := b.TempDir()
+		makeLog(b, dir, events, Options{})
+		for _, known := range []string{"none", "all"} {
+			b.Run(fmt.Sprintf("events=%d/known=%s", events, known), func(b *testing.B) { benchAt(b, dir, known == "all") })
 		}
-	})
+	}
+}
+
+func benchAt(b *testing.B, dir string, known bool) {
+	counting := &readsFS{FS: OS}
+	log, err := Open(dir, Options{ReadOnly: true, FS: counting})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer log.Close()
+	if known {
+		for range log.Events(1) {
+		}
+	}
+	counting.reads.Store(0)
+	seq, last := uint64(0), log.LastSeq()
+	b.ReportAllocs()
+	for b.Loop() {
+		if !known {
+			log.forget()
+		}
+		seq = (seq*6364136223846793005 + 1442695040888963407) % last
+		if _, err := log.At(seq + 1); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(counting.reads.Load())/float64(b.N), "reads/op")
 }
 
 // BenchmarkOpen reads headers and the newest segment, so its cost ends to grow at one segment. The log was closed
@@ -442,7 +506,7 @@ func BenchmarkDecode(b *testing.B) {
 func BenchmarkEncode(b *testing.B) {
 	e := benchEvent(190)
 	at := place{seq: 100_000, prev: 99_999, epoch: 1, durable: 99_998}
-	var d door
+	d := *newDoor()
 	for _, path := range []string{"line", "checked"} {
 		b.Run("path="+path, func(b *testing.B) {
 			b.SetBytes(190)

@@ -103,6 +103,9 @@ func carriedGone(dir string, floor, count uint64) error {
 
 // checkCarried holds the carried file that the floor names to be there. Its lines are checked when they are read.
 func (s *survey) checkCarried(fsys FS, dir string) error {
+	if len(s.segments) == 0 && len(s.strays) > 0 { // no crash leaves that, and to sweep it would be to finish the work
+		return &CorruptError{Path: filepath.Join(dir, s.strays[0]), Seq: 1, Reason: "there is no segment of the log that it belongs to"}
+	}
 	if s.carried == 0 {
 		return nil
 	}

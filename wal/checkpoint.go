@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 )
 
 // A Checkpoint is a file in the log's directory with what someone folded from the events up to Seq, by its name and size
@@ -138,18 +139,12 @@ func (l *Log) saveCheckpoint(ctx context.Context, seq uint64, sections []Section
 	if err := stopped(ctx); err != nil {
 		return c, err
 	}
-	err = l.commit(context.Background(), newTask(func() error {
-		if err := l.place(w); err != nil {
-			return err
-		}
-		placed = true
-		return l.removeCheckpoints(seq)
-	}))
-	if placed {
-		c = Checkpoint{Seq: seq, Path: w.path, Bytes: w.at}
+	if err := l.commit(context.Background(), newTask(func() error { return l.place(w) })); err != nil {
+		placed = errors.Is(err, ErrFailed) // whatever of it is there, the next Open tells
+		return c, err
 	}
-	placed = placed || errors.Is(err, ErrFailed) // whatever of it is there, the next Open tells
-	return c, err
+	placed = true
+	return Checkpoint{Seq: seq, Path: w.path, Bytes: w.at}, l.removeCheckpoints(seq)
 }
 
 // settle puts the events up to seq on stable storage, where Options.Sync has not done so.
@@ -203,14 +198,22 @@ func (l *Log) newCheckpoint(seq uint64, sum string) (*sideWriter, error) {
 	epoch := l.epoch
 	l.mu.Unlock()
 	now := l.opts.Now()
+	if now.Unix() < 0 {
+		now = time.Unix(0, 0) // as for events: a clock that was never set
+	}
 	// crash C12: a temporary file, whole or not. Open sweeps it, and uses the checkpoints that there are.
 	return newSideWriter(l.fs, l.dir, checkpointPrefix, head, func(dst []byte) []byte {
-		dst = strconv.AppendUint(append(dst, `,"seq":`...), seq, 10)
-		dst = appendQuoted(append(dst, `,"event":`...), sum)
-		dst = strconv.AppendUint(append(dst, `,"epoch":`...), epoch, 10)
-		dst = strconv.AppendInt(append(dst, `,"ts":`...), now.Unix(), 10)
-		return strconv.AppendInt(append(dst, `,"ns":`...), int64(now.Nanosecond()), 10)
+		return appendCheckpointHead(dst, seq, sum, epoch, now)
 	}, false)
+}
+
+// appendCheckpointHead is what a checkpoint's header has behind the salt.
+func appendCheckpointHead(dst []byte, seq uint64, sum string, epoch uint64, now time.Time) []byte {
+	dst = strconv.AppendUint(append(dst, `,"seq":`...), seq, 10)
+	dst = appendQuoted(append(dst, `,"event":`...), sum)
+	dst = strconv.AppendUint(append(dst, `,"epoch":`...), epoch, 10)
+	dst = strconv.AppendInt(append(dst, `,"ts":`...), now.Unix(), 10)
+	return strconv.AppendInt(append(dst, `,"ns":`...), int64(now.Nanosecond()), 10)
 }
 
 // writeSections writes all that follows the header, and puts it on stable storage.
@@ -239,7 +242,6 @@ type chunkWriter struct {
 	bytes int64  // of all sections
 	from  int    // where the line under way begins in w.buf
 	err   error  // sticky: a Save may pass over it
-	over  bool   // the Save that had it has returned
 }
 
 // begin begins a line. Each has its number, so that none can be taken for another.
@@ -338,27 +340,38 @@ func (l *Log) removeCheckpoints(made uint64) error {
 	if err != nil {
 		return err
 	}
-	kept, removed := 1, 0
+	last, kept := l.LastSeq(), 1
+	var old []string
 	for _, name := range slices.Backward(found.checkpoints) {
 		seq, _ := parseSideName(checkpointPrefix, name)
-		if seq == made {
-			continue
-		}
-		if kept < keptCheckpoints && seq <= l.last {
+		switch {
+		case seq == made:
+		case seq <= last && kept < keptCheckpoints:
 			kept++
-			continue
+		default:
+			old = append(old, filepath.Join(l.dir, name))
 		}
-		// crash C14: the new checkpoint is durable, and any part of the older ones may still be there. They are as good as
-		// they were, and go with the next one.
-		if err := l.fs.Remove(filepath.Join(l.dir, name)); err != nil && !isNotExist(err) {
-			return err
-		}
-		removed++
 	}
-	if removed == 0 {
+	// crash C14: the new checkpoint is durable, and any part of the older ones may still be there. They are as good as they
+	// were, and go with the next one.
+	return l.removeUseless(old)
+}
+
+// removeUseless removes files that nothing durable relies on any more. It is the upkeep that removes them, since a large
+// file takes its time; only the sync is the committer's. Where Close comes before that, the next Open does the rest.
+func (l *Log) removeUseless(paths []string) error {
+	if len(paths) == 0 {
 		return nil
 	}
-	return l.syncEntries()
+	for _, path := range paths {
+		if err := l.fs.Remove(path); err != nil && !isNotExist(err) {
+			return err
+		}
+	}
+	if err := l.commit(context.Background(), newTask(l.syncEntries)); !errors.Is(err, ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 // LoadCheckpoint calls load for each section of a checkpoint, in the order in which they were saved, with its name and
@@ -557,7 +570,7 @@ func (r *sectionReader) checkEnd() {
 // durable. One that is damaged, or of another log, says nothing. What a reader was shown already it need not be told.
 func (l *Log) witnesses(s *survey, t *tail) error {
 	shown := l.LastSeq()
-	for _, name := range s.checkpoints {
+	for _, name := range slices.Backward(s.checkpoints) {
 		seq, _ := parseSideName(checkpointPrefix, name)
 		if seq <= shown {
 			continue

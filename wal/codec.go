@@ -663,9 +663,11 @@ func parseHeader(line []byte) (*mark, error) {
 
 // A door checks events on their way in. It is reused for those of one append; not for concurrent use.
 type door struct {
-	json jsonScanner
+	json *jsonScanner
 	slab slab
 }
+
+func newDoor() *door { return &door{json: new(jsonScanner)} }
 
 // check refuses what must not stand in the log, and returns e as it will stand there: payloads compact and of its own,
 // time set.

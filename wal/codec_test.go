@@ -161,7 +161,7 @@ func stands(t testing.TB, e Event) Event {
 func TestLine_round_trip(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		given, more, durable := drawPlaced(rt)
-		e, err := new(door).check(given, time.Now)
+		e, err := newDoor().check(given, time.Now)
 		require.NoError(rt, err, "the door")
 		line := canonicalLine(e, more, durable, testSeed)
 		require.Equal(rt, len(line)-1, bytes.IndexByte(line, '\n'), "one line")
@@ -263,7 +263,7 @@ func TestLine_reads_the_same_however_it_is_spelled(t *testing.T) {
 		if rapid.Bool().Draw(rt, "zeros") {
 			e.Prev, e.Epoch, durable, e.Time = 0, 0, 0, e.Time.Truncate(time.Second)
 		}
-		e, err := new(door).check(e, time.Now)
+		e, err := newDoor().check(e, time.Now)
 		require.NoError(rt, err)
 		line := canonicalLine(e, more, durable, testSeed)
 		want, err := read(line[:len(line)-1], testSeed)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 )
@@ -21,15 +22,17 @@ import (
 type request struct {
 	events []Event
 	bodies []byte // of the events, one after the other
-	room   *[]byte
-	ends   []int // where each ends in bodies
-	links  []int // for each event the index of its job's previous one in this group, or -1
+	room   *room
+	ends   []int  // where each ends in bodies
+	links  []int  // for each event the index of its job's previous one in this group, or -1
+	reach  uint64 // the highest Prev of those without a link
 	task   func() error
 	final  bool // the task of Close, which runs on a closed or failed log too
 	first  uint64
 	err    error
-	signal chan bool // true: lead; false: done. nil for who leads from the start
-	size   int64     // the most that it takes in the log
+	gate   sync.WaitGroup // opened when it is done, or its caller is to lead
+	leads  bool           // set before the gate is opened
+	size   int64          // the most that it takes in the log
 
 	single struct { // room for what most appends are: one event
 		event [1]Event
@@ -50,7 +53,13 @@ func newRequest(events int) *request {
 	return r
 }
 
-var bodies = sync.Pool{New: func() any { return new([]byte) }}
+// room is what checking and encoding an append takes, and leaves to the next.
+type room struct {
+	bodies []byte
+	json   jsonScanner
+}
+
+var rooms = sync.Pool{New: func() any { return new(room) }}
 
 const (
 	maxBatch  = 1 << 20  // a batch grows no further once it is this large: a sync's cost grows from there on
@@ -65,7 +74,7 @@ func (l *Log) prepare(events []Event) (*request, error) {
 		return nil, err
 	}
 	r.link()
-	return r, r.checkPrev(l.LastSeq())
+	return r, nil
 }
 
 // prepare does as much as can be done without knowing the log.
@@ -77,9 +86,9 @@ func (o *Options) prepare(events []Event) (*request, error) {
 		return nil, &TooLargeError{What: "append: number of events", Size: int64(len(events)), Limit: maxGroup}
 	}
 	r := newRequest(len(events))
-	r.room = bodies.Get().(*[]byte)
-	r.bodies = slices.Grow(*r.room, roomFor(events))
-	var d door
+	r.room = rooms.Get().(*room)
+	r.bodies = slices.Grow(r.room.bodies, roomFor(events))
+	d := door{json: &r.room.json}
 	if len(events) > 1 {
 		d.slab.size = slabSize
 	}
@@ -145,14 +154,16 @@ func inGroup(err error, i, n int) error {
 // link finds, for each event, its job's previous one in the same group.
 func (r *request) link() {
 	if len(r.events) == 1 {
-		r.links[0] = -1
+		r.links[0], r.reach = -1, r.events[0].Prev
 		return
 	}
 	before := make(map[string]int, len(r.events))
-	for i, e := range r.events {
-		r.links[i] = -1
+	for i := range r.events {
+		e := &r.events[i]
 		if j, ok := before[e.JobID]; ok && e.JobID != "" {
 			r.links[i] = j
+		} else {
+			r.links[i], r.reach = -1, max(r.reach, e.Prev)
 		}
 		before[e.JobID] = i
 	}
@@ -161,6 +172,10 @@ func (r *request) link() {
 // commit queues a request and returns when it is done.
 func (l *Log) commit(ctx context.Context, r *request) error {
 	l.mu.Lock()
+	if last := l.last; r.reach > last {
+		l.mu.Unlock()
+		return r.checkPrev(last)
+	}
 	for {
 		if err := l.refusedLocked(); err != nil {
 			l.mu.Unlock()
@@ -183,10 +198,21 @@ func (l *Log) commit(ctx context.Context, r *request) error {
 	}
 	lead := l.enqueueLocked(r)
 	l.mu.Unlock()
-	if lead || <-r.signal {
+	if lead || r.wait() {
 		l.lead(r)
 	}
 	return r.err
+}
+
+// wait returns when the request is done (false), or its caller is to lead (true).
+func (r *request) wait() (lead bool) {
+	r.gate.Wait()
+	return r.leads
+}
+
+func (r *request) open(lead bool) {
+	r.leads = lead
+	r.gate.Done()
 }
 
 func (l *Log) refusedLocked() error {
@@ -204,7 +230,7 @@ func (l *Log) enqueueLocked(r *request) (lead bool) {
 	l.queue = append(l.queue, r)
 	l.queued += r.size
 	if l.leading {
-		r.signal = make(chan bool, 1) // not from a pool: a synctest bubble has channels of its own
+		r.gate.Add(1)
 		return false
 	}
 	l.leading = true
@@ -301,13 +327,13 @@ func (l *Log) batchLimitLocked(first int64) int64 {
 func (l *Log) handOver(batch []*request, own *request) {
 	for _, r := range batch {
 		if r != own {
-			r.signal <- false
+			r.open(false)
 		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.queue) > 0 {
-		l.queue[0].signal <- true
+		l.queue[0].open(true)
 		return
 	}
 	l.leading = false
@@ -376,17 +402,25 @@ func (l *Log) encode(batch []*request) []byte {
 		}
 		r.freeBodies()
 	}
+	l.keep(buf)
+	return buf
+}
+
+// keep leaves a buffer to the next write, unless it is a very large one.
+func (l *Log) keep(buf []byte) {
 	if cap(buf) <= 2*maxBatch {
 		l.buf = buf
 	}
-	return buf
 }
 
 // freeBodies gives the encoded events' room back: they are in the lines now.
 func (r *request) freeBodies() {
-	if cap(r.bodies) <= readBuffer {
-		*r.room = r.bodies[:0]
-		bodies.Put(r.room)
+	if cap(r.bodies) <= maxBatch {
+		r.room.bodies, r.room.json.src = r.bodies[:0], nil
+		if cap(r.room.json.names) > 1024 {
+			r.room.json.names = nil
+		}
+		rooms.Put(r.room)
 	}
 	r.bodies, r.room = nil, nil
 }
@@ -465,6 +499,11 @@ func (l *Log) makeRoom(size int64) error {
 	if !full && !l.newSegment {
 		return nil
 	}
+	return l.rotate()
+}
+
+// rotate goes on in a new segment, with the errors of makeRoom.
+func (l *Log) rotate() error {
 	if !l.newSegment {
 		if err := l.sealActive(); err != nil && !errors.Is(err, ErrNoSpace) {
 			return err
@@ -577,7 +616,7 @@ func (l *Log) closeWriter() error {
 	l.mu.Lock()
 	lead := l.enqueueLocked(r)
 	l.mu.Unlock()
-	if lead || <-r.signal {
+	if lead || r.wait() {
 		l.lead(r)
 	}
 	return r.err
@@ -618,37 +657,41 @@ func (l *Log) markClosed() error {
 // window is the newest events, for followers that keep up. It is bounded by bytes; whoever falls behind it reads from
 // disk. What it holds is never changed.
 type window struct {
-	groups [][]Event
-	sizes  []int64
+	groups []recentGroup
+	gone   int // of groups, at their beginning
 	bytes  int64
+}
+
+type recentGroup struct {
+	events []Event
+	size   int64
 }
 
 const windowBytes = 4 << 20
 
 func (w *window) add(events []Event, size int64) {
-	w.groups, w.sizes = append(w.groups, events), append(w.sizes, size)
+	w.groups = append(w.groups, recentGroup{events, size})
 	w.bytes += size
 	for w.bytes > windowBytes {
-		w.bytes -= w.sizes[0]
-		w.groups[0] = nil
-		w.groups, w.sizes = w.groups[1:], w.sizes[1:]
+		w.bytes -= w.groups[w.gone].size
+		w.groups[w.gone] = recentGroup{}
+		w.gone++
+	}
+	if w.gone > len(w.groups)/2 {
+		kept := copy(w.groups, w.groups[w.gone:])
+		clear(w.groups[kept:])
+		w.groups, w.gone = w.groups[:kept], 0
 	}
 }
 
 // from returns events in order from seq on, as many as lie together; none if seq is not there.
 func (w *window) from(seq uint64) []Event {
-	lo, hi := 0, len(w.groups)
-	for lo < hi {
-		if mid := (lo + hi) / 2; w.groups[mid][0].Seq <= seq {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
-	}
-	if lo == 0 {
+	there := w.groups[w.gone:]
+	i := sort.Search(len(there), func(i int) bool { return there[i].events[0].Seq > seq })
+	if i == 0 {
 		return nil
 	}
-	group := w.groups[lo-1]
+	group := there[i-1].events
 	if i := seq - group[0].Seq; i < uint64(len(group)) {
 		return group[i:]
 	}

@@ -55,7 +55,7 @@ type Compacted struct {
 
 // Compact removes the oldest segments as far as every event in them is older than before, and keeps those of their events
 // that are still wanted in a file of their own, with those that earlier compactions kept and that are still wanted. Only
-// whole segments go, and never the active one; where none can go, nothing is done. It runs beside appends, and beside no
+// whole segments go: the active one is sealed first, if all of it can. Where none can go, nothing is done. It runs beside appends, and beside no
 // other Compact or SaveCheckpoint of this log, which it waits for. Memory is bounded, whatever is kept.
 //
 // Each step is on stable storage before the next: what is archived, the new carried file, the floor that names it; then
@@ -63,13 +63,18 @@ type Compacted struct {
 //
 // Any error before the floor leaves the old set as it was and the log open: [ErrNoSpace] for a full disk, ctx's, the
 // disk's, [ErrCorrupt] for damage in what was to be read, Archive's. Only a failed sync of the segment or the directory is
-// [ErrFailed].
+// [ErrFailed]. An error behind the floor comes with what was done; what could not be removed, the next Open removes.
 func (l *Log) Compact(ctx context.Context, before uint64, opts CompactOptions) (Compacted, error) {
 	ctx, done, err := l.beginUpkeep(ctx)
 	if err != nil {
 		return Compacted{}, err
 	}
 	defer done()
+	if !opts.DryRun {
+		if err := l.commit(context.Background(), newTask(func() error { return l.sealBelow(before) })); err != nil {
+			return Compacted{FirstSeq: l.FirstSeq()}, wrapped(err)
+		}
+	}
 	p := l.plan(before)
 	var kept error
 	if opts.Archive != nil && !opts.DryRun {
@@ -83,6 +88,16 @@ func (l *Log) Compact(ctx context.Context, before uint64, opts CompactOptions) (
 		err = errors.Join(kept, err)
 	}
 	return c, err
+}
+
+// sealBelow goes on in a new segment if there are events in the active one and all of them are older than before: what is
+// read at every Open is then as small as what is left. For the committer.
+func (l *Log) sealBelow(before uint64) error {
+	active := l.segments[len(l.segments)-1]
+	if active.first > l.last || l.last >= before {
+		return nil
+	}
+	return l.rotate()
 }
 
 // plan is what a compaction is to do.
@@ -124,75 +139,71 @@ func (p *plan) archive(ctx context.Context, archive func(context.Context, Sealed
 	return nil
 }
 
-func (l *Log) compact(ctx context.Context, p *plan, opts CompactOptions) (c Compacted, err error) {
-	c = Compacted{FirstSeq: p.next, Segments: len(p.gone)}
-	for _, seg := range p.gone {
-		c.Bytes += seg.size
-	}
-	if p.count > 0 {
-		size, err := sizeOf(l.fs, filepath.Join(l.dir, sideName(carriedPrefix, p.old)))
-		if err != nil && !isNotExist(err) {
-			return Compacted{FirstSeq: l.FirstSeq()}, err
-		}
-		c.Bytes += size
+func (l *Log) compact(ctx context.Context, p *plan, opts CompactOptions) (Compacted, error) {
+	bytes, err := p.bytes(l.dir)
+	if err != nil {
+		return Compacted{FirstSeq: l.FirstSeq()}, err
 	}
 	k := keeper{l: l, ctx: ctx, p: p, opts: opts}
-	floored := false
-	defer func() { // also when Keep panics
-		if !floored && k.w != nil {
-			k.w.discard()
-		}
-	}()
-	if opts.Keep != nil {
-		err = k.run()
+	defer k.giveUp() // also when Keep panics
+	if err = k.run(); err == nil && !opts.DryRun {
+		err = k.commit()
 	}
+	if err != nil {
+		return Compacted{FirstSeq: l.FirstSeq()}, err
+	}
+	c := Compacted{FirstSeq: p.next, Segments: len(p.gone), Bytes: bytes}
 	if k.w != nil {
 		c.Carried, c.CarriedBytes = k.w.count, k.w.at
 	}
-	if err == nil {
-		err = stopped(ctx)
+	if opts.DryRun {
+		return c, nil
 	}
-	if err == nil && !opts.DryRun {
-		err = l.commit(context.Background(), newTask(func() (err error) {
-			floored, err = l.raiseFloor(p, k.w)
-			return err
-		}))
-		floored = floored || errors.Is(err, ErrFailed) // what of it is durable, the next Open tells
-	}
-	if err != nil && !floored {
-		c = Compacted{FirstSeq: l.FirstSeq()}
-	}
-	return c, err
+	return c, l.removeBelow(p)
 }
 
-// raiseFloor puts the new carried file in place, and then the floor that names it, and only then removes what lies below.
-// floored: the floor is durable. For the committer.
-func (l *Log) raiseFloor(p *plan, w *carriedWriter) (floored bool, err error) {
+// bytes adds up what is to go.
+func (p *plan) bytes(dir string) (n int64, err error) {
+	for _, seg := range p.gone {
+		n += seg.size
+	}
+	if p.count == 0 {
+		return n, nil
+	}
+	old, err := sizeOf(p.fs, filepath.Join(dir, sideName(carriedPrefix, p.old)))
+	if isNotExist(err) {
+		return n, nil
+	}
+	return n + old, err
+}
+
+// raiseFloor puts the new carried file in place, and then the floor that names it. For the committer.
+func (l *Log) raiseFloor(p *plan, w *carriedWriter) error {
 	if err := l.held(); err != nil {
-		return false, err
+		return err
 	}
 	var carried uint64
 	if w != nil {
 		carried = w.count
 		// crash C16: the new carried file has its name, and no floor names it. The next Open sweeps it.
 		if err := l.place(w.sideWriter); err != nil {
-			return false, err
+			return err
 		}
 	}
 	if err := l.makeRoom(maxHeader); err != nil {
-		return false, err
+		return err
 	}
 	if err := l.syncActive(); err != nil {
-		return false, err
+		return err
 	}
 	if err := l.putMark(mark{Kind: markFloor, Floor: p.next, Carried: carried, Durable: l.last}, true); err != nil {
-		return false, err
+		return err
 	}
 	l.mu.Lock()
 	l.floor, l.carried = p.next, carried
 	l.segments = append([]segment(nil), l.segments[len(p.gone):]...)
 	l.mu.Unlock()
-	return true, l.removeBelow(p)
+	return nil
 }
 
 // removeBelow removes what the floor has made useless.
@@ -206,12 +217,7 @@ func (l *Log) removeBelow(p *plan) error {
 	}
 	// crash C10: the floor is durable, and any part of what lies below it may still be there. The next Open sweeps it.
 	// crash C17: so is the old carried file, which the segments that went do not need.
-	for _, path := range gone {
-		if err := l.fs.Remove(path); err != nil && !isNotExist(err) {
-			return err
-		}
-	}
-	return l.syncEntries()
+	return l.removeUseless(gone)
 }
 
 // keeper copies the lines that are to be kept.
@@ -221,10 +227,31 @@ type keeper struct {
 	p    *plan
 	opts CompactOptions
 	w    *carriedWriter // nil while nothing was kept
+	done bool           // the floor names what was written, or may do so
 }
 
-// run reads the old carried file and the segments that go.
+// commit hands the new floor to the committer.
+func (k *keeper) commit() error {
+	if err := stopped(k.ctx); err != nil {
+		return err
+	}
+	err := k.l.commit(context.Background(), newTask(func() error { return k.l.raiseFloor(k.p, k.w) }))
+	k.done = err == nil || errors.Is(err, ErrFailed) // in that case the next Open tells what of it is durable
+	return err
+}
+
+// giveUp takes back what was written for no floor.
+func (k *keeper) giveUp() {
+	if !k.done && k.w != nil {
+		k.w.discard()
+	}
+}
+
+// run reads the old carried file and the segments that go, if anything of them is wanted.
 func (k *keeper) run() error {
+	if k.opts.Keep == nil {
+		return nil
+	}
 	if err := k.carried(); err != nil {
 		return err
 	}

@@ -507,7 +507,7 @@ var besides = []workload{
 		w.compact(7, 4)
 		w.checkpoint(8)
 	}},
-	{name: "compact_on_a_full_disk", disk: 2900, do: func(w *world) {
+	{name: "compact_on_a_full_disk", disk: 3200, do: func(w *world) {
 		w.open()
 		w.append(2, 200)
 		w.append(2, 200)

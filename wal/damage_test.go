@@ -773,6 +773,9 @@ func TestF6_segments_out_of_place(t *testing.T) {
 			if v := judge(damaged); !v.refused() && what != "newest gone" {
 				t.Errorf("%s: the judge lets it pass: %v", what, v)
 			}
+			if _, err := wal.TailFS(ram(damaged), "log", 1000, 32<<10); !errors.Is(err, wal.ErrCorrupt) && what != "newest gone" {
+				t.Errorf("%s: Tail lets all of it pass: %v", what, err)
+			}
 		}
 		names := img.Segments()
 		for i, a := range names {
@@ -824,6 +827,12 @@ func TestF14_reader_of_a_log_whose_dropped_segment_is_left(t *testing.T) {
 		mustClose(t, l)
 		left := r.image()
 		left[names[0]] = before[names[0]]
+		if err := examineTail(ram(left), nil, 300); err != nil {
+			t.Error(err)
+		}
+		if len(left[left.Newest()]) > 1024 || left.Newest() == names[1] {
+			t.Fatal("the floor should stand in the newest segment, before the last events")
+		}
 		reader := mustOpen(t, wal.Options{FS: ram(left), ReadOnly: true})
 		defer mustClose(t, reader)
 		for range 2 {

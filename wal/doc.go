@@ -14,7 +14,7 @@
 //	W1  Seqs are dense, across segments and restarts, and never used again once acknowledged or shown.
 //	W2  Append returns nil only when all its events are on stable storage, file and directory entries.
 //	W3  Let k be the first seq that is not delivered as part of a whole group with right checksums. If any intact line,
-//	    header or mark speaks of a durable seq ≥ k, that is corruption: Open refuses with segment, offset, seq and
+//	    header, mark or checkpoint speaks of a durable seq ≥ k, that is corruption: Open refuses with segment, offset, seq and
 //	    reason, and changes nothing. Otherwise it is a torn tail: copied to quarantine, cut, reported, and the log
 //	    opens. So damage to the last group is told from a torn tail only as far as the newest witness that survives; a
 //	    clean Close, or some idle milliseconds, leave one.
@@ -25,12 +25,15 @@
 //	W5  One writer per directory, across processes. ReadOnly readers need no lock and may follow a live writer.
 //	W6  Nothing is shown to anyone before it is durable; what was shown stays.
 //
-// With SyncEvery and SyncNever, W2 and W6 hold for "written" in place of "durable".
+// With SyncEvery and SyncNever, W2 and W6 hold for "written" in place of "durable"; rotation, Close, checkpoints and
+// compactions sync all the same.
 //
 // # Files
 //
 //	DIR/LOCK                          the one writer's advisory lock
 //	DIR/00000000000000000001.jsonl    a segment, named by the first seq in it
+//	DIR/checkpoint-<seq>.jsonl        what a caller folded from the events up to seq; the two newest are kept
+//	DIR/carried-<floor>.jsonl         the events below the floor that compactions kept
 //	DIR/quarantine/                   every byte that Open ever cut, with where and why; never deleted by us
 //
 // A segment is JSON Lines: a header, then events and marks. One event, in the writer's order and spelling (on one line):
@@ -49,10 +52,11 @@
 // it does not know it passes over. A line without seq is a mark:
 //
 //	segment  the header, first line: version, log (random id), salt (random, of this segment), prior (first seq of the
-//	         segment before), first, epoch, ts, ns, floor (what lies below may be gone), durable
+//	         segment before), first, epoch, ts, ns, floor (what lies below may be gone), carried, durable
 //	opened   a writer begins: epoch, durable. Synced before it serves
 //	durable  written, without a sync, when the log has been idle for some milliseconds: a witness for the last append
-//	floor    what lies below may be gone: DropBefore. Synced before anything is removed
+//	floor    what lies below may be gone: DropBefore, Compact. Synced before anything is removed; carried: as many events
+//	         below it are kept in the carried file of that floor, and without it there is no such file
 //	sealed   the segment is full: last, durable. Synced before the next one is made
 //	closed   a clean Close: last, durable
 //
@@ -61,6 +65,27 @@
 // in a new one, since what a crash took from a file's end may come back. Newlines at the end of a segment are room for
 // lines to come, and no damage; in front of a line they are damage. On ext4 and XFS the newest segment is filled with them
 // ahead of the writer ([Options].Prefill), since a sync that rewrites blocks takes half the time of one that adds them.
+//
+// # Files beside the segments
+//
+// A checkpoint and a carried file are JSON Lines of the same kind, each with a salt of its own, written under a temporary
+// name with a sync for each MiB, synced, renamed, and their directory synced. They are never changed afterwards. A
+// checkpoint holds nothing but marks:
+//
+//	checkpoint  the header: version, log, salt, seq, event (the checksum of the event at seq, "" if that was gone), epoch, ts, ns
+//	section     n (which line this is, the header being 0), name, version: what follows belongs to it
+//	data        n, data (base64 of at most 48 KiB)
+//	end         n, sections, bytes (of all data)
+//
+// It is all there and as it was written, or it is not used. Its header is a witness for W3: seq was durable when it was
+// made. A carried file holds events:
+//
+//	carried     the header: version, log, salt, floor
+//	            the lines of events below the floor, as they were but for their checksums, by their seqs, which have gaps
+//	sealed      last, count
+//
+// Exactly the carried file that the highest floor names is used. Where it is missing, or its header is not right, Open
+// refuses; its lines are checked when they are read.
 //
 // # What Open finds after a crash
 //
@@ -75,9 +100,18 @@
 //	C9   old segment sealed, new one not there     made
 //	C10  floor durable, old segments still there   removed
 //	C11  newlines ahead written or cut, not synced no damage; cut
+//	C12  temporary checkpoint, whole or not        swept
+//	C13  checkpoint, directory entry not synced    there or not; the older ones are there
+//	C14  new checkpoint, older ones still there    all can be used; the next one removes them
+//	C15  temporary carried file, whole or not      swept; the old floor and all above it are there
+//	C16  new carried file, floor not durable       swept if no floor names it
+//	C17  floor durable, old carried file there     removed
 //
 // # Locks
 //
-// reader.mu is taken before Log.mu. Log.mu is held neither during I/O nor while yielding. Who commits is decided under
-// Log.mu (leading); the committer alone writes and syncs.
+// Log.upkeep, of which one SaveCheckpoint or Compact at a time has the only place, comes first; then reader.mu; then Log.mu.
+// Log.mu is held neither during I/O nor while yielding. Who commits is decided under Log.mu (leading); the committer alone
+// writes and syncs segments, and syncs the directory. Who has upkeep writes and syncs a temporary file beside it, and asks
+// it for the rest.
+// places.mu, one a segment, is taken last, and held for a look at a list in memory.
 package wal

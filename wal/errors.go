@@ -21,7 +21,7 @@ var (
 	ErrLocked = errors.New("wal: directory locked by another writer")
 	// ErrClosed: the log was closed. Nothing was written.
 	ErrClosed = errors.New("wal: closed")
-	// ErrReadOnly: an append to a log that was opened with Options.ReadOnly.
+	// ErrReadOnly: an append, or anything else that writes, to a log that was opened with Options.ReadOnly.
 	ErrReadOnly = errors.New("wal: opened read-only")
 	// ErrTooLarge: an event, or the events of one append together, are larger than the log takes. See [TooLargeError].
 	ErrTooLarge = errors.New("wal: too large")
@@ -29,7 +29,7 @@ var (
 	ErrInvalid = errors.New("wal: invalid")
 	// ErrVersion: a newer version of this library wrote the log. Nothing is wrong with it. See [VersionError].
 	ErrVersion = errors.New("wal: log of a newer format")
-	// ErrDropped: the event was removed by DropBefore. See [DroppedError].
+	// ErrDropped: the event was removed by DropBefore or Compact. See [DroppedError].
 	ErrDropped = errors.New("wal: dropped")
 	// ErrNoSpace: the disk is full; nothing was changed. See [NoSpaceError].
 	ErrNoSpace = errors.New("wal: no space")

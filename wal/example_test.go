@@ -153,6 +153,40 @@ func ExampleLog_Follow() {
 }
 
 // The ancestor's log is read line by line; what is wrong with a line is told, and reading goes on.
+// A look at the end of a log that another process may be writing.
+func ExampleTail() {
+	dir, err := os.MkdirTemp("", "jobwal")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+
+	l, err := wal.Open(dir, wal.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for i := range 1000 {
+		e := wal.Event{Type: wal.JobSubmitted, JobID: fmt.Sprint("job-", i+1), Capability: "shell"}
+		if _, err := l.Append(context.Background(), e); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		log.Fatal(err)
+	}
+	events, err := wal.Tail(dir, 3)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, e := range events {
+		fmt.Println(e.Seq, e.Type, e.JobID)
+	}
+	// Output:
+	// 998 job_submitted job-998
+	// 999 job_submitted job-999
+	// 1000 job_submitted job-1000
+}
+
 func ExampleImport() {
 	theirs := `{"seq":0,"ts":1715800001,"type":"job_submitted","job_id":"a","capability":"FileRead","output":{"path":"x"}}
 {"seq":1,"ts":1715800002,"type":"job_sta{"seq":1,"ts":1715800009,"type":"job_failed","job_id":"a","error":"lost"}

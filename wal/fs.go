@@ -36,9 +36,9 @@ type FS interface {
 	// Lock takes the one writer's lock of a directory without waiting and holds it until the Closer is closed or the
 	// process is dead, whichever comes first. Where another holds it, the error is a *LockedError.
 	//
-	// If the Closer has a method Held() error, the log calls it before and after it makes a segment, and before it drops
-	// any. An error means that the directory's name has come to mean another directory: nothing is dropped, and a log that
-	// needs another segment has failed.
+	// If the Closer has a method Held() error, the log calls it before and after it makes a segment, before it drops any,
+	// and before it makes a checkpoint or gives it its name. An error means that the directory's name has come to mean
+	// another directory: nothing is dropped, and a log that needs another segment has failed.
 	Lock(dir string) (io.Closer, error)
 }
 

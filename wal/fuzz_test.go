@@ -109,7 +109,7 @@ func FuzzEncode(f *testing.F) {
 	f.Add("x", "", "", []byte(`"\ud83d\ude80"`), []byte("{}"), "<&>\u2028", int64(maxUnix), int64(999_999_999))
 	f.Fuzz(func(t *testing.T, typ, job, capability string, args, output []byte, errText string, sec, ns int64) {
 		given := Event{Seq: 1, Type: EventType(typ), JobID: job, Capability: capability, Args: args, Output: output, Error: errText, Time: time.Unix(sec, ns)}
-		e, err := new(door).check(given, func() time.Time { return time.Unix(1, 0) })
+		e, err := newDoor().check(given, func() time.Time { return time.Unix(1, 0) })
 		if err != nil {
 			require.ErrorIs(t, err, ErrInvalid)
 			return
@@ -211,7 +211,7 @@ func FuzzImport(f *testing.F) {
 			if e.JobID != "" {
 				last[e.JobID] = e.Seq
 			}
-			checked, err := new(door).check(e, time.Now)
+			checked, err := newDoor().check(e, time.Now)
 			require.NoError(t, err, "Append takes it")
 			require.Equal(t, e, checked)
 		}

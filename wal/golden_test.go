@@ -103,7 +103,7 @@ func writeGolden(t *testing.T, version string, files map[string]string) {
 }
 
 func TestGolden_v1_is_what_the_writer_writes(t *testing.T) {
-	for version, files := range map[string]map[string]string{"v1": goldenV1(), "v2": goldenV2()} {
+	for version, files := range map[string]map[string]string{"v1": goldenV1(), "v2": goldenV2(), "v1-retained": goldenRetained(t)} {
 		entries, err := os.ReadDir(goldenDir(version))
 		if os.IsNotExist(err) && os.Getenv("JOBWAL_WRITE_GOLDEN") != "" {
 			writeGolden(t, version, files)

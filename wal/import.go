@@ -38,7 +38,7 @@ func (e *ImportError) Error() string {
 // Memory: one line, and some 100 bytes for each job.
 func Import(r io.Reader) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		im := importer{r: bufio.NewReaderSize(r, readBuffer), last: make(map[string]uint64), yield: yield}
+		im := importer{door: *newDoor(), r: bufio.NewReaderSize(r, readBuffer), last: make(map[string]uint64), yield: yield}
 		for im.next() {
 		}
 	}
@@ -109,7 +109,7 @@ func (im *importer) read() ([]byte, error) {
 // parse takes a line that has what the ancestor's reader asks for.
 func (im *importer) parse(text []byte) (Event, error) {
 	var f fields
-	if err := f.parse(&im.door.json, text); err != nil {
+	if err := f.parse(im.door.json, text); err != nil {
 		return Event{}, err
 	}
 	seq := f.uint("seq")

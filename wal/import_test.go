@@ -226,7 +226,7 @@ func TestImport_hands_over_what_stands_behind_a_torn_event(t *testing.T) {
 	require.Equal(t, "ShellExec", behind.Capability)
 	require.Contains(t, string(behind.Args), "/srv/data/20.txt")
 	require.Nil(t, behind.Output)
-	_, err := new(door).check(*behind, time.Now)
+	_, err := newDoor().check(*behind, time.Now)
 	require.NoError(t, err, "Append takes it")
 }
 

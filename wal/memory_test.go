@@ -1,7 +1,9 @@
 package wal
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"runtime"
@@ -105,5 +107,66 @@ func TestMemory_does_not_grow_with_the_log(t *testing.T) {
 			t.Logf("live at most: %d KiB, with ten times the log %d KiB", one>>10, ten>>10)
 			require.Less(t, ten, one+512<<10, "of a log that is 10 MB larger")
 		})
+	}
+}
+
+// Nor does a checkpoint's size tell in memory, while it is saved, while it is loaded, and while what it lies beside is
+// compacted.
+func TestMemory_does_not_grow_with_a_checkpoint(t *testing.T) {
+	peaks := map[string][]uint64{}
+	for _, blocks := range []int{2, 24} { // of 1 MiB
+		dir := t.TempDir()
+		makeLog(t, dir, 3_000*blocks, Options{SegmentBytes: 256 << 10})
+		log, err := Open(dir, Options{SegmentBytes: 256 << 10})
+		require.NoError(t, err)
+		before := liveHeap()
+		sample := func(of string) {
+			for len(peaks[of]) < len(peaks["blocks"])+1 {
+				peaks[of] = append(peaks[of], 0)
+			}
+			last := &peaks[of][len(peaks[of])-1]
+			now := liveHeap()
+			*last = max(*last, now-min(before, now))
+		}
+		block := make([]byte, 1<<20)
+		c, err := log.SaveCheckpoint(context.Background(), 1, []Section{{Name: "large", Save: func(w io.Writer) error {
+			for range blocks {
+				if _, err := w.Write(block); err != nil {
+					return err
+				}
+				sample("save")
+			}
+			return nil
+		}}})
+		require.NoError(t, err)
+		require.NoError(t, log.LoadCheckpoint(context.Background(), c, func(_ Section, r io.Reader) error {
+			for range blocks {
+				if _, err := io.ReadFull(r, block); err != nil {
+					return err
+				}
+				sample("load")
+			}
+			return nil
+		}))
+		done, err := log.Compact(context.Background(), log.LastSeq(), CompactOptions{Keep: func(e Event) bool {
+			if e.Seq%1000 == 0 {
+				sample("compact")
+			}
+			return true
+		}})
+		require.NoError(t, err)
+		require.Greater(t, done.Carried, uint64(2_000*blocks))
+		for _, err := range log.Carried() {
+			require.NoError(t, err)
+		}
+		sample("carried")
+		peaks["blocks"] = append(peaks["blocks"], uint64(blocks))
+		require.NoError(t, log.Close())
+	}
+	for of, peak := range peaks {
+		if of != "blocks" {
+			t.Logf("%s: live at most %d KiB, and %d KiB", of, peak[0]>>10, peak[1]>>10)
+			require.Less(t, peak[1], uint64(2<<20), of) // of 24 MiB
+		}
 	}
 }

@@ -211,7 +211,7 @@ func TestDoor_lets_the_extremes_in(t *testing.T) {
 		"names that JSON has to quote": {Type: `"\`, JobID: `{"seq":1}`, Capability: "<>&\u2028"},
 	} {
 		given := e
-		got, err := new(door).check(e, time.Now)
+		got, err := newDoor().check(e, time.Now)
 		require.NoError(t, err, name)
 		require.Equal(t, given, e, "the caller's is not changed")
 		if e.Time.IsZero() {
@@ -240,7 +240,7 @@ func TestDoor_refuses_or_keeps(t *testing.T) {
 			Args: json.RawMessage(draw(payloads, "args")), Output: json.RawMessage(draw(payloads, "output")),
 			Time: time.Unix(rapid.SampledFrom([]int64{-1, 0, maxUnix, maxUnix + 1}).Draw(rt, "sec"), 5),
 		}
-		checked, err := new(door).check(e, time.Now)
+		checked, err := newDoor().check(e, time.Now)
 		if err != nil {
 			var invalid *InvalidError
 			require.ErrorAs(rt, err, &invalid)
@@ -265,18 +265,18 @@ func TestDoor_refuses_or_keeps(t *testing.T) {
 // A clock that was never set, or runs wild, is not the caller's fault unless it cannot be stored at all.
 func TestDoor_asks_the_clock_for_a_missing_time(t *testing.T) {
 	clock := func(at time.Time) func() time.Time { return func() time.Time { return at } }
-	e, err := new(door).check(fine, clock(time.Unix(7, 8).In(time.FixedZone("x", -3600))))
+	e, err := newDoor().check(fine, clock(time.Unix(7, 8).In(time.FixedZone("x", -3600))))
 	require.NoError(t, err)
 	require.Equal(t, time.Unix(7, 8).UTC(), e.Time)
-	e, err = new(door).check(fine, clock(time.Unix(-5, 0)))
+	e, err = newDoor().check(fine, clock(time.Unix(-5, 0)))
 	require.NoError(t, err)
 	require.Equal(t, time.Unix(0, 0).UTC(), e.Time)
-	e, err = new(door).check(fine, clock(time.Time{}))
+	e, err = newDoor().check(fine, clock(time.Time{}))
 	require.NoError(t, err)
 	require.Equal(t, time.Unix(0, 0).UTC(), e.Time)
-	_, err = new(door).check(fine, clock(time.Unix(maxUnix+1, 0)))
+	_, err = newDoor().check(fine, clock(time.Unix(maxUnix+1, 0)))
 	require.ErrorIs(t, err, ErrInvalid)
-	e, err = new(door).check(fine, time.Now)
+	e, err = newDoor().check(fine, time.Now)
 	require.NoError(t, err)
 	require.Equal(t, e.Time, e.Time.Round(0), "no monotonic reading")
 }

@@ -148,9 +148,46 @@ func TestF15_removes_that_land_first(t *testing.T) {
 	})
 }
 
-// F16, F17: checkpoints belong to a later version. Whatever lies under such a name, torn, of another log, or ahead of the
-// log, is neither read nor touched, and the log is replayed from its events.
-func TestF16_F17_checkpoints_are_left_alone(t *testing.T) {
+// F15: just before any file is removed, all that stands in for it is on stable storage: the floor, and what was carried; or
+// a newer checkpoint.
+func TestF15_what_a_remove_relies_on_is_durable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		removes := 0
+		for _, k := range besides {
+			whole := k.enter(t, 0)
+			k.do(whole)
+			for i, op := range whole.fs.Ops() {
+				if op.Kind != crashfs.OpRemove || strings.HasSuffix(op.Path, ".tmp") {
+					continue
+				}
+				removes++
+				w := k.enter(t, i+1)
+				k.do(w)
+				w.fs.Stop()
+				disk := w.base.Crash(crashfs.SyncedOnly)
+				var gone uint64
+				prefix, number, _ := strings.Cut(op.Path, "000")
+				_, err := fmt.Sscanf(strings.TrimLeft(number, "0"), "%d", &gone)
+				require.NoError(t, err)
+				l := mustOpen(t, wal.Options{FS: disk})
+				points, err := l.Checkpoints()
+				require.NoError(t, err)
+				if strings.HasSuffix(prefix, "checkpoint-") {
+					require.Len(t, points, 3)
+					require.Greater(t, points[0].Seq, gone)
+				} else {
+					require.Greater(t, l.FirstSeq(), gone, "%s: %v", k.name, op)
+				}
+				require.NoError(t, w.judgeBeside(l, disk), "%s: %v", k.name, op)
+				mustClose(t, l)
+			}
+		}
+		require.Greater(t, removes, 15)
+	})
+}
+
+// F16: whatever lies under a checkpoint's name and is none is left alone by Open, and the log is replayed from its events.
+func TestF16_what_is_no_checkpoint_is_left_alone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, "", wal.Options{})
 		w.append(3, 0)

@@ -3,6 +3,7 @@ package wal
 import (
 	"bytes"
 	"log/slog"
+	"slices"
 )
 
 // Prefill: newlines ahead of the writer. A sync that finds its blocks in place has data to write and nothing else; where
@@ -37,11 +38,12 @@ func (o *Options) prefills(dir string) bool {
 	return ok && o.Sync != SyncNever && r.RewritesAreCheaper(dir)
 }
 
-// ahead is how many newlines are to follow size bytes of lines: none while there is room left from before; then as many
-// as the log has bytes, so that a small one stays small, and never so that a segment grows beyond its limit.
+// ahead is how many newlines are to follow size bytes of lines: none while there is room left from before, nor where they
+// would not last for two writes like this one; else as many as the log has bytes, so that a small one stays small, and
+// never so that a segment grows beyond its limit.
 func (l *Log) ahead(size int64) int64 {
 	end := l.segments[len(l.segments)-1].size + size
-	if !l.prefill || end <= l.filled {
+	if !l.prefill || end <= l.filled || size > maxAhead/2 {
 		return 0
 	}
 	var total int64
@@ -61,7 +63,11 @@ func (l *Log) writeAhead(buf []byte, newlines int64) error {
 	if newlines == 0 {
 		return writeAll(l.active, buf, at)
 	}
-	padded := append(buf[:len(buf):cap(buf)], bytes.Repeat(newline, int(newlines))...)
+	padded := slices.Grow(buf, int(newlines))[:len(buf)+int(newlines)]
+	for ahead := padded[len(buf):]; len(ahead) > 0; {
+		ahead = ahead[copy(ahead, someNewlines):]
+	}
+	l.keep(padded)
 	err := writeAll(l.active, padded, at)
 	if !isNoSpace(err) {
 		return err
@@ -76,7 +82,7 @@ func (l *Log) writeAhead(buf []byte, newlines int64) error {
 	return writeAll(l.active, buf, at)
 }
 
-var newline = []byte("\n")
+var someNewlines = bytes.Repeat([]byte("\n"), 4<<10)
 
 // cut takes back what was filled ahead.
 func (l *Log) cut() error {

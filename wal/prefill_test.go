@@ -46,6 +46,26 @@ func TestPrefill_grows_with_the_log(t *testing.T) {
 	})
 }
 
+// A log of ten events takes what ten events take, and as much again at most.
+func TestPrefill_small_logs_stay_small(t *testing.T) {
+	dir := t.TempDir()
+	l, err := wal.Open(dir, wal.Options{Prefill: wal.PrefillOn})
+	require.NoError(t, err)
+	defer mustClose(t, l)
+	for i := range 10 {
+		mustAppend(t, l, group(i+1, 1, 100)...)
+	}
+	size := int64(0)
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		info, err := e.Info()
+		require.NoError(t, err)
+		size += info.Size()
+	}
+	require.Less(t, size, int64(10<<10))
+}
+
 func (w *world) rawSegment(t *testing.T) []byte { return read(t, w.base, firstSegment) }
 
 func TestPrefill_rotation_cuts_to_size(t *testing.T) {

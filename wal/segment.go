@@ -269,6 +269,7 @@ type survey struct {
 	blank    *segment // the newest file, when it holds no header and nothing to lose
 
 	checkpoints []string // names
+	strays      []string // carried files, whether the floor names them or not
 }
 
 // raise takes the higher of two floors, with what belongs to it.
@@ -280,7 +281,7 @@ func raise(floor, carried *uint64, to, with uint64) {
 
 // surveySegments reads all headers.
 func surveySegments(fsys FS, dir string, found listing) (survey, error) {
-	s := survey{floor: 1, checkpoints: found.checkpoints}
+	s := survey{floor: 1, checkpoints: found.checkpoints, strays: found.carried}
 	names := found.segments
 	for i, name := range names {
 		seg, head, err := readHeader(fsys, filepath.Join(dir, name))

@@ -241,6 +241,9 @@ func (w *sideWriter) rename() error {
 
 // discard takes the file back. What it fails to remove, the next Open sweeps.
 func (w *sideWriter) discard() {
+	if w.dry {
+		return
+	}
 	_ = w.close()
 	name := w.path
 	if !w.renamed {

@@ -628,14 +628,14 @@ func (w *copyWriter) end() error {
 // finish makes up for events missing at the end and marks the end. Of a log that never had one there is no copy but an
 // empty directory, which is an empty log.
 func (w *copyWriter) finish(first, last, epoch uint64) error {
-	if w.next == 0 && last < first {
+	if w.next == 0 && last < first && first <= 1 {
 		return nil
 	}
 	w.begin(first)
 	if err := w.fill(last + 1); err != nil {
 		return err
 	}
-	if w.left > 0 {
+	if w.left > 0 || w.f == nil { // of a log whose events all went, the copy has none, and goes on where that did
 		if err := w.rotate(); err != nil {
 			return err
 		}

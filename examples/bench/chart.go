@@ -28,6 +28,7 @@ type look struct {
 var (
 	bareLook   = look{color.RGBA{R: 0x60, G: 0x60, B: 0x60, A: 0xff}, draw.CircleGlyph{}, []vg.Length{vg.Points(4), vg.Points(3)}}
 	logLook    = look{color.RGBA{R: 0x00, G: 0x72, B: 0xb2, A: 0xff}, draw.BoxGlyph{}, nil}
+	peerLook   = look{color.RGBA{R: 0x00, G: 0x9e, B: 0x73, A: 0xff}, draw.RingGlyph{}, []vg.Length{vg.Points(1), vg.Points(2)}}
 	engineLook = look{color.RGBA{R: 0xd5, G: 0x5e, B: 0x00, A: 0xff}, draw.PyramidGlyph{}, nil}
 )
 
@@ -35,6 +36,7 @@ var (
 type series struct {
 	name string
 	look look
+	bare bool // a line alone, for series of many points
 	x    []float64
 	y    []figure
 }
@@ -47,11 +49,13 @@ func (s *series) YError(i int) (low, high float64) {
 	return s.y[i].median - s.y[i].low, s.y[i].high - s.y[i].median
 }
 
-// A panel is one diagram, both axes logarithmic, with its title and its legend above it, where they cover nothing.
+// A panel is one diagram with its title and its legend above it, where they cover nothing. Both axes are logarithmic, or
+// linear from nought.
 type panel struct {
 	title, x, y  string
 	xTick, yTick func(float64) string
 	binary       bool // x goes by powers of two, not of ten
+	linear       bool
 	series       []*series
 }
 
@@ -66,6 +70,7 @@ func drawAppend(path string, s settings, points []appendPoint) error {
 		{"bare", "bare loop: all lines in one write and sync", bareLook},
 		{"log", "wal.Log", logLook},
 		{"engine", "recovery.Engine, whole jobs", engineLook},
+		{"bbolt", "bbolt, DB.Batch", peerLook},
 	} {
 		rates, latencies := &series{name: look.name, look: look.look}, &series{name: look.name, look: look.look}
 		for _, p := range points {
@@ -76,7 +81,7 @@ func drawAppend(path string, s settings, points []appendPoint) error {
 		}
 		rate.series, latency.series = append(rate.series, rates), append(latency.series, latencies)
 	}
-	return drawPanels(path, s, rate, latency)
+	return drawPanels(path, s.foot(), rate, latency)
 }
 
 func drawReplay(path string, s settings, points []replayPoint) error {
@@ -94,31 +99,37 @@ func drawReplay(path string, s settings, points []replayPoint) error {
 		held.add(x, p.heap)
 	}
 	wait.series, heap.series = []*series{bare, log, engine}, []*series{size, held}
-	return drawPanels(path, s, wait, heap)
+	return drawPanels(path, s.foot(), wait, heap)
 }
 
 func (s *series) add(x float64, y figure) { s.x, s.y = append(s.x, x), append(s.y, y) }
 
 func (f figure) times(k float64) figure { return figure{f.low * k, f.median * k, f.high * k} }
 
-// drawPanels draws the panels side by side, and below them what they were measured on.
-func drawPanels(path string, s settings, panels ...panel) error {
-	const width, height, foot = 860, 390, 30
+// foot says what was measured, and on what.
+func (s settings) foot() string {
+	return fmt.Sprintf("%s on %s/%s, %d CPUs; events of %d bytes; medians of %d rounds, bars from the lowest to the highest",
+		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0), lineBytes, s.rounds)
+}
+
+// drawPanels draws the panels, two side by side, and below them what they were measured on.
+func drawPanels(path, foot string, panels ...panel) error {
+	rows, head := (len(panels)+1)/2, headHeight(panels)
+	const width, bodyHeight, footHeight = 860, 280, 30
+	height := vg.Length(rows)*(head+bodyHeight) + footHeight
 	svg := vgsvg.New(width, height)
 	canvas := draw.New(svg)
 	canvas.SetColor(color.White)
 	canvas.Fill(canvas.Rectangle.Path())
-	tiles := draw.Tiles{Cols: len(panels), Rows: 1, PadX: 24, PadTop: 10, PadLeft: 8, PadRight: 8}
+	tiles := draw.Tiles{Cols: 2, Rows: rows, PadX: 24, PadY: 14, PadTop: 10, PadLeft: 8, PadRight: 8}
 	for i, p := range panels {
-		if err := p.draw(tiles.At(draw.Crop(canvas, 0, 0, foot, 0), i, 0)); err != nil {
+		if err := p.draw(tiles.At(draw.Crop(canvas, 0, 0, footHeight, 0), i%2, i/2), head); err != nil {
 			return err
 		}
 	}
 	style := textStyle(11)
 	style.Color, style.XAlign, style.YAlign = color.Gray{Y: 0x50}, text.XCenter, text.YBottom
-	canvas.FillText(style, vg.Point{X: width / 2, Y: 6}, fmt.Sprintf(
-		"%s on %s/%s, %d CPUs; events of %d bytes; medians of %d rounds, bars from the lowest to the highest",
-		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0), lineBytes, s.rounds))
+	canvas.FillText(style, vg.Point{X: width / 2, Y: 6}, foot)
 	return writeSVG(path, svg)
 }
 
@@ -138,10 +149,19 @@ func textStyle(size vg.Length) text.Style {
 	return style
 }
 
-// The head of a panel is a title and a legend of up to three lines. Left of the diagram and below it are its labels.
-const titleHeight, headHeight, labelHeight = 24, 80, 16
+// The head of a panel is a title and a legend. Left of the diagram and below it are its labels.
+const titleHeight, lineHeight, labelHeight = 24, 16, 16
 
-func (p panel) draw(c draw.Canvas) error {
+// headHeight is that of all the panels of a picture: what the longest legend takes.
+func headHeight(panels []panel) vg.Length {
+	lines := 0
+	for _, p := range panels {
+		lines = max(lines, len(p.series))
+	}
+	return titleHeight + vg.Length(lines)*lineHeight + 8
+}
+
+func (p panel) draw(c draw.Canvas, head vg.Length) error {
 	d, legend := plot.New(), plot.NewLegend()
 	for _, style := range []*text.Style{&d.X.Tick.Label, &d.Y.Tick.Label, &legend.TextStyle} {
 		style.Font.Size, style.Font.Variant = 11, "Sans"
@@ -155,7 +175,7 @@ func (p panel) draw(c draw.Canvas) error {
 		}
 	}
 	p.axes(d)
-	body := draw.Crop(c, labelHeight, 0, labelHeight-4, -headHeight)
+	body := draw.Crop(c, labelHeight, 0, labelHeight-4, -head)
 	d.Draw(body)
 	data := d.DataCanvas(body)
 	p.labels(c, data.Center())
@@ -184,11 +204,16 @@ func (s *series) addTo(d *plot.Plot, legend *plot.Legend) error {
 	if err != nil {
 		return err
 	}
+	line.Color, line.Width, line.Dashes = s.look.colour, 1.6, s.look.dashes
+	if s.bare {
+		d.Add(line)
+		legend.Add(s.name, line)
+		return nil
+	}
 	bars, err := plotter.NewYErrorBars(s)
 	if err != nil {
 		return err
 	}
-	line.Color, line.Width, line.Dashes = s.look.colour, 1.6, s.look.dashes
 	points.Color, points.Shape, points.Radius = s.look.colour, s.look.shape, 3.2
 	bars.Color, bars.Width, bars.CapWidth = s.look.colour, 0.8, 5
 	d.Add(bars, line, points)
@@ -198,6 +223,11 @@ func (s *series) addTo(d *plot.Plot, legend *plot.Legend) error {
 
 // axes widens the ranges to whole steps, so that there is a label at both ends of each axis.
 func (p panel) axes(d *plot.Plot) {
+	if p.linear {
+		linear(&d.X, p.xTick)
+		linear(&d.Y, p.yTick)
+		return
+	}
 	d.X.Scale, d.Y.Scale = plot.LogScale{}, plot.LogScale{}
 	steps := []float64{1}
 	if p.binary {
@@ -211,6 +241,28 @@ func (p panel) axes(d *plot.Plot) {
 	}
 	d.Y.Min, d.Y.Max = outward(d.Y.Min, d.Y.Max, steps)
 	d.Y.Tick.Marker = decimalTicks(p.yTick, steps)
+}
+
+// linear makes an axis go from nought to a whole step that nothing lies beyond.
+func linear(axis *plot.Axis, label func(float64) string) {
+	step := stepOf(axis.Max)
+	axis.Min, axis.Max = 0, step*math.Ceil(axis.Max/step*0.9999)
+	var ticks plot.ConstantTicks
+	for i := 0.0; i*step <= axis.Max*1.0001; i++ {
+		ticks = append(ticks, plot.Tick{Value: i * step, Label: label(i * step)})
+	}
+	axis.Tick.Marker = ticks
+}
+
+// stepOf returns the smallest of 1, 2, 5, 10, 20, … and of their tenths and hundredths, that goes into most no more than
+// six times.
+func stepOf(most float64) float64 {
+	for _, step := range ladder(most/1000, most, []float64{1, 2, 5}) {
+		if step*6 >= most {
+			return step
+		}
+	}
+	return 1
 }
 
 // outward goes to the next step of a decade on either side.

@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/jobwal/jobwal v0.0.0
+	go.etcd.io/bbolt v1.5.0
 	gonum.org/v1/plot v0.17.0
 )
 

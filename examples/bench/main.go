@@ -2,16 +2,18 @@
 //
 //	go run ./examples/bench -out docs/charts append    # durable events/s and latency, by number of callers
 //	go run ./examples/bench -out docs/charts replay    # time and heap until an engine is ready, by size of log
+//	go run ./examples/bench -out docs/charts longrun longrun.csv    # draws what examples/longrun -csv has written
 //
-// Without "append" or "replay" it does both. Every figure is the median of several rounds, with the lowest and the
+// Without "append", "replay" or "longrun" it does the first two. Every figure is the median of several rounds, with the lowest and the
 // highest. Machines and disks drift by a factor of two within minutes, so the rounds of what is compared take turns, and
 // a bare loop on the same disk takes its turn with them: compare with that, not with the figures of another day. x-bare is
 // that comparison: events/s over the bare loop's for append, time over the bare loop's for replay. The bare loop is a floor,
-// not a rival: it checks nothing, and with many callers it has none to wake.
+// not a rival: it checks nothing, and with many callers it has none to wake. bbolt is a peer: a durable store of its own kind,
+// given the same bytes.
 //
 // It is a module of its own so that whoever imports jobwal does not get a library for charts with it.
 //
-// Read the files in this order: main.go, append.go, replay.go, workload.go, figures.go, chart.go.
+// Read the files in this order: main.go, append.go, replay.go, workload.go, figures.go, longrun.go, chart.go.
 package main
 
 import (
@@ -24,6 +26,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -35,7 +38,8 @@ type settings struct {
 	rounds  int
 	callers int
 	max     int
-	which   string // "append", "replay", or "" for both
+	which   string // "append", "replay", "longrun", or "" for the first two
+	file    string // longrun: the rows
 }
 
 func main() {
@@ -59,20 +63,20 @@ func parseFlags(args []string, errors io.Writer) (settings, error) {
 	var s settings
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(errors)
-	f.StringVar(&s.out, "out", ".", "write append.svg and replay.svg into this `directory`")
+	f.StringVar(&s.out, "out", ".", "write append.svg, replay.svg or longrun.svg into this `directory`")
 	f.StringVar(&s.dir, "dir", ".", "measure the file system of this `directory`; what is written there is removed at the end")
 	f.DurationVar(&s.round, "round", 250*time.Millisecond, "append: length of one round")
 	f.IntVar(&s.rounds, "rounds", 5, "rounds for each figure")
 	f.IntVar(&s.callers, "callers", 1024, "append: go up to so many callers, from 1 by doubling")
 	f.IntVar(&s.max, "max", 1_000_000, "replay: go up to logs of so many events, from 1000 by factors of ten; 200 bytes of disk each")
 	f.Usage = func() {
-		fmt.Fprintf(errors, "How fast jobwal is here, in figures and charts.\n\nUsage: bench [flags] [append | replay]\n\n")
+		fmt.Fprintf(errors, "How fast jobwal is here, in figures and charts.\n\nUsage: bench [flags] [append | replay | longrun FILE.csv]\n\n")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
 		return s, err
 	}
-	s.which = f.Arg(0)
+	s.which, s.file = f.Arg(0), f.Arg(1)
 	if err := s.check(f.NArg()); err != nil {
 		fmt.Fprintln(errors, "bench:", err)
 		return s, err
@@ -82,8 +86,10 @@ func parseFlags(args []string, errors io.Writer) (settings, error) {
 
 func (s settings) check(args int) error {
 	switch {
-	case args > 1 || s.which != "" && s.which != "append" && s.which != "replay":
-		return errors.New(`after the flags comes "append", "replay", or nothing`)
+	case s.which == "longrun" && args != 2:
+		return errors.New(`after "longrun" comes the file that examples/longrun -csv has written`)
+	case s.which != "longrun" && args > 1 || !slices.Contains([]string{"", "append", "replay", "longrun"}, s.which):
+		return errors.New(`after the flags comes "append", "replay", "longrun" with a file, or nothing`)
 	case s.round <= 0 || s.rounds < 1 || s.callers < 1:
 		return errors.New("-round, -rounds and -callers are at least 1")
 	case s.max < smallestLog:
@@ -95,6 +101,13 @@ func (s settings) check(args int) error {
 func run(ctx context.Context, s settings, stdout io.Writer) (err error) {
 	if err := os.MkdirAll(s.out, 0o777); err != nil {
 		return err
+	}
+	if s.which == "longrun" {
+		rows, err := readLongrun(s.file)
+		if err != nil {
+			return err
+		}
+		return drawLongrun(filepath.Join(s.out, "longrun.svg"), rows)
 	}
 	temp, err := os.MkdirTemp(s.dir, "jobwal-bench-")
 	if err != nil {

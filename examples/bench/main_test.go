@@ -101,7 +101,7 @@ func wantWords(t *testing.T, path string, words ...string) {
 func TestAppend(t *testing.T) {
 	printed, out := bench(t, "append")
 	for _, callers := range []int{1, 2, 4} {
-		for _, of := range []string{"bare", "log", "engine"} {
+		for _, of := range []string{"bare", "log", "engine", "bbolt"} {
 			words := []string{"append", fmt.Sprintf("callers=%d", callers), "of=" + of}
 			p50, p99 := value(t, printed, "p50-us", words...), value(t, printed, "p99-us", words...)
 			if p50 <= 0 || p99 < p50 {
@@ -112,7 +112,7 @@ func TestAppend(t *testing.T) {
 			}
 		}
 	}
-	wantWords(t, filepath.Join(out, "append.svg"), "wal.Log", "recovery.Engine", "bare loop", "p99 latency", "events a second", " ms")
+	wantWords(t, filepath.Join(out, "append.svg"), "wal.Log", "recovery.Engine", "bare loop", "bbolt", "p99 latency", "events a second", " ms")
 	if _, err := os.Stat(filepath.Join(out, "replay.svg")); !os.IsNotExist(err) {
 		t.Error("drew a replay that nobody asked for:", err)
 	}
