@@ -33,6 +33,8 @@ type Engine struct {
 	kept    uint64         // seq of the newest checkpoint
 	lacking []string       // projections that are not in it
 
+	no refusedCommands // the newest ones
+
 	gate     sync.RWMutex // held for reading by a command from its first look at a job until its event is applied
 	closed   bool         // guarded by gate
 	closeErr error
@@ -90,6 +92,14 @@ func (e *Engine) one(ctx context.Context, c Command) (statemachine.Job, error) {
 // Commands on one job wait for each other, those on different jobs share a sync. ctx ends the wait for the job, or for a
 // place in the log's queue; once queued, the call waits for the outcome.
 func (e *Engine) Do(ctx context.Context, commands ...Command) ([]statemachine.Job, error) {
+	jobs, err := e.do(ctx, commands)
+	if err != nil {
+		e.no.note(commands, e.opts.WAL.Now(), err)
+	}
+	return jobs, err
+}
+
+func (e *Engine) do(ctx context.Context, commands []Command) ([]statemachine.Job, error) {
 	if ctx == nil {
 		return nil, &wal.InvalidError{Field: "context", Reason: "nil"}
 	}
