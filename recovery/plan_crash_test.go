@@ -289,9 +289,9 @@ func (w *world) settle(t *rapid.T) {
 	require.NoError(t, w.e.Close())
 }
 
-// S1, R1, R4, F14: plan, edit, apply, and crashes at any operation of any of them, inside recoveries too. Nothing
+// S1, R1, R4: plan, edit, apply, and crashes at any operation of any of them, inside recoveries too. Nothing
 // irreversible is done again by itself, no attempt is hidden, and applying again and again comes to an end.
-func TestR1_R4_S1_F14_plans_survive_crashes(t *testing.T) {
+func TestR1_R4_S1_plans_survive_crashes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) { plansSurviveCrashes(t, sound) })
 }
 
