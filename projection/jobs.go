@@ -10,7 +10,7 @@ import (
 
 // Jobs finds jobs by id, state, capability and time, and lists them in order: the table of all jobs that the log
 // remembers. Beyond its payloads a finished job takes some 230 bytes of heap, with an id of 32; a failed, held or parked one,
-// and one that says how far it is, some 150 more and what it says. Of a forgotten job nothing stays but the fingerprint of its id, some 24 bytes, for as long as
+// and one that says how far it is, 128 more and what it says. Of a forgotten job nothing stays but the fingerprint of its id, some 24 bytes, for as long as
 // the log says: see [Jobs.Refuses]. Use [NewJobs] or [NewJobsWith].
 //
 // One goroutine applies, by Fold, Forget or Apply, and calls Snapshot; all other methods may be called from any number

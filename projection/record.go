@@ -7,7 +7,7 @@ import (
 	"github.com/jobwal/jobwal/statemachine"
 )
 
-// A record is a job, packed: 168 bytes in place of 400. What few jobs have is put aside in more.
+// A record is a job, packed: 168 bytes in place of 392. What few jobs have is put aside in more.
 type record struct {
 	id           string
 	args, output statemachine.Payload
