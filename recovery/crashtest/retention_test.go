@@ -261,4 +261,5 @@ func TestF14_R5_CrashEveryOp_retention_by_itself(t *testing.T) {
 	}
 	everyRetention(t, opts, crashtest.Crashes[crashtest.History]{}, begun("a"), finished("b"), wait, finished("c"), wait, finished("d"), wait)
 }
+
 var _ = crashfs.SyncedOnly
