@@ -167,7 +167,7 @@ func TestHistoryRoundTrip(t *testing.T) {
 		}
 		for range rapid.IntRange(0, 6).Draw(t, "records") {
 			p := h.Begin(hostileSteps().Draw(t, "steps")...)
-			switch rapid.IntRange(0, 6).Draw(t, "then") {
+			switch rapid.IntRange(0, 7).Draw(t, "then") {
 			case 0:
 				p.OK(rapid.Uint64().Draw(t, "first"))
 			case 1:
@@ -181,6 +181,8 @@ func TestHistoryRoundTrip(t *testing.T) {
 				h.Saw(wal.Event{Seq: 1 + rapid.Uint64().Draw(t, "seq")/2, JobID: "a"})
 			case 5:
 				h.Dropped(rapid.Uint64().Draw(t, "before"))
+			case 6:
+				h.Compacts()
 			}
 		}
 		require.NoError(t, h.Err())
