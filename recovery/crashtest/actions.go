@@ -81,11 +81,11 @@ type Actions struct {
 	faulty  *crashfs.Faulty
 	engine  *recovery.Engine
 	ref     *Reference
-	unknown []Step      // the group that was in flight when the power went; nil when there was none
-	epoch   uint64      // of the engine; 0 while it is not known
-	times   []time.Time // of the events, by seq less one, as they were first seen
-	first   uint64      // the log starts here
-	forgets bool        // when the power went, jobs were being forgotten
+	unknown []Step               // the group that was in flight when the power went; nil when there was none
+	epoch   uint64               // of the engine; 0 while it is not known
+	times   map[uint64]time.Time // of the events, by seq, as they were first seen
+	first   uint64               // the log starts here
+	forgets bool                 // when the power went, jobs were being forgotten
 	told    *witness
 	checked uint64 // up to here the events of this opening were read and found right
 	clean   bool   // the last engine was closed, and said so
@@ -428,8 +428,8 @@ func (a *Actions) compact(t *rapid.T) {
 		a.hold(t, "a dry run", func() error { return a.wouldForget(c) })
 		a.wroteNothing(t, operations)
 	default:
-		a.hold(t, "forgotten", a.take)
 		a.first = max(a.first, c.FirstSeq)
+		a.hold(t, "forgotten", a.take)
 		a.hold(t, "compacted", func() error { return a.hasForgotten(c) })
 	}
 	a.checked = 0 // all that is remembered is still there
@@ -443,7 +443,7 @@ func (a *Actions) overdue(before time.Time) (ids []string) {
 }
 
 // endOf is when a job's newest event was made.
-func (a *Actions) endOf(id string) time.Time { return a.times[a.ref.events[a.ref.heads[id]].Seq-1] }
+func (a *Actions) endOf(id string) time.Time { return a.times[a.ref.events[a.ref.heads[id]].Seq] }
 
 func (a *Actions) wouldForget(c recovery.Compaction) error {
 	if due := a.overdue(c.Before); c.Forgotten != len(due) || c.Remembered != len(a.ref.Jobs())-len(due) {

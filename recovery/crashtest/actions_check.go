@@ -225,19 +225,26 @@ func (a *Actions) events(from uint64) error {
 
 // same compares an event of the log with one of the Reference. Its time is whatever it was when it was first seen.
 func (a *Actions) same(got, want wal.Event) error {
-	if n := uint64(len(a.times)); got.Seq == n+1 {
-		a.times = append(a.times, got.Time)
-	}
+	a.see(got)
 	if got.Seq != want.Seq || got.Prev != want.Prev || got.Epoch != want.Epoch || got.Type != want.Type || got.JobID != want.JobID ||
 		got.Capability != want.Capability || got.Error != want.Error || got.Problem != "" ||
 		!bytes.Equal(got.Args, want.Args) || !bytes.Equal(got.Output, want.Output) {
 		return fmt.Errorf("seq %d is prev %d, epoch %d, capability %q, %v; not prev %d, epoch %d, capability %q, %v", got.Seq, got.Prev,
 			got.Epoch, got.Capability, StepOf(got), want.Prev, want.Epoch, want.Capability, StepOf(want))
 	}
-	if !got.Time.Equal(a.times[got.Seq-1]) {
-		return fmt.Errorf("seq %d: time %v, it was %v", got.Seq, got.Time, a.times[got.Seq-1])
+	if !got.Time.Equal(a.times[got.Seq]) {
+		return fmt.Errorf("seq %d: time %v, it was %v", got.Seq, got.Time, a.times[got.Seq])
 	}
 	return nil
+}
+
+func (a *Actions) see(e wal.Event) {
+	if a.times == nil {
+		a.times = make(map[uint64]time.Time)
+	}
+	if _, seen := a.times[e.Seq]; !seen {
+		a.times[e.Seq] = e.Time
+	}
 }
 
 // follow returns the events from one seq to another, both of which are there.
@@ -314,6 +321,7 @@ type witness struct {
 	mu    sync.Mutex // guards the fields below
 	last  uint64
 	jobs  map[string]glance
+	gone  []wal.Event // those that forgot jobs: the log lets go of them
 	wrong error
 }
 
@@ -345,6 +353,8 @@ func (p *witness) Forget(e wal.Event, jobs []statemachine.Job) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.follow(e)
+	e.Args = bytes.Clone(e.Args)
+	p.gone = append(p.gone, e)
 	for _, job := range jobs {
 		if had := p.jobs[job.ID]; had != glanceAt(job) {
 			p.wrong = cmp.Or(p.wrong, fmt.Errorf("seq %d forgets %v; a projection had it as %+v", e.Seq, job, had))
@@ -360,12 +370,13 @@ func (p *witness) Version() int { return 1 }
 type testified struct {
 	Last uint64
 	Jobs map[string]glance
+	Gone []wal.Event
 }
 
 func (p *witness) Snapshot() (func(io.Writer) error, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := testified{p.last, maps.Clone(p.jobs)}
+	s := testified{p.last, maps.Clone(p.jobs), slices.Clone(p.gone)}
 	return func(w io.Writer) error { return json.NewEncoder(w).Encode(s) }, p.wrong
 }
 
@@ -376,8 +387,19 @@ func (p *witness) Load(r io.Reader) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.last, p.jobs = s.Last, s.Jobs
+	p.last, p.jobs, p.gone = s.Last, s.Jobs, s.Gone
 	return nil
+}
+
+// forgotAt returns the event with this seq, if it forgot jobs.
+func (p *witness) forgotAt(seq uint64) (wal.Event, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.IndexFunc(p.gone, func(e wal.Event) bool { return e.Seq == seq })
+	if i < 0 {
+		return wal.Event{}, false
+	}
+	return p.gone[i], true
 }
 
 // check: every event once, in order, with its job as it stood after it. R1.

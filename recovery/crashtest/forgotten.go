@@ -28,8 +28,8 @@ func readForgetting(e wal.Event) (f forgetting, err error) {
 	if err := json.Unmarshal(e.Args, &f); err != nil {
 		return f, fmt.Errorf("seq %d: %w", e.Seq, err)
 	}
-	if len(f.Jobs) == 0 {
-		return f, fmt.Errorf("seq %d names no job", e.Seq)
+	if len(f.Jobs) == 0 && f.IDsBefore.IsZero() {
+		return f, fmt.Errorf("seq %d names no job, and releases no id", e.Seq)
 	}
 	return f, nil
 }
