@@ -2,6 +2,7 @@ package projection
 
 import (
 	"hash/maphash"
+	"math"
 	"math/bits"
 	"slices"
 	"sort"
@@ -264,7 +265,7 @@ type limits struct {
 	slack int // at so many records more than four times those that are needed
 }
 
-var defaultLimits = limits{slots: 1 << 31, slabs: 1 << 14, slack: 1 << 14}
+var defaultLimits = limits{slots: math.MaxInt32, slabs: 1 << 14, slack: 1 << 14}
 
 // hollow tells whether holes take more than the jobs do, so that renumbering costs less than what was forgotten since
 // it was last done.

@@ -3,7 +3,9 @@ package recovery
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 
@@ -97,9 +99,14 @@ func BenchmarkSubmit(b *testing.B) {
 	}
 }
 
-// BenchmarkHistory walks the four events of one job of many, each far from the next.
+// BenchmarkHistory walks the four events of one job of many, each far from the next. JOBWAL_BENCH_EVENTS adds a log of so
+// many events.
 func BenchmarkHistory(b *testing.B) {
-	for _, jobs := range []int{100, 25_000} {
+	sizes := []int{100, 25_000}
+	if n, err := strconv.Atoi(os.Getenv("JOBWAL_BENCH_EVENTS")); err == nil && n >= 400 {
+		sizes = append(sizes, n/400*100)
+	}
+	for _, jobs := range sizes {
 		b.Run(fmt.Sprintf("jobs=%d", jobs), func(b *testing.B) {
 			ctx, dir := context.Background(), b.TempDir()
 			l, err := wal.Open(dir, wal.Options{Sync: wal.SyncNever})

@@ -25,7 +25,6 @@ import (
 type witness struct {
 	events []wal.Event // of all openings
 	last   uint64      // of this opening
-	again  bool        // it was built anew
 	broken error
 }
 

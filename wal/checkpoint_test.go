@@ -418,6 +418,8 @@ func TestF17_checkpoint_ahead_of_the_log(t *testing.T) {
 			}
 			_, err := wal.VerifyFS(ram(damaged), "log")
 			require.ErrorIs(t, err, wal.ErrCorrupt)
+			_, err = wal.TailFS(ram(damaged), "log", 1, 100)
+			require.ErrorIs(t, err, wal.ErrCorrupt)
 			r := ram(damaged)
 			report, err := wal.SalvageFS(r, "log", "into")
 			require.NoError(t, err)
@@ -464,6 +466,9 @@ func TestReadOnly_takes_a_checkpoint_for_a_witness(t *testing.T) {
 		mustSave(t, w.log, 4) // in the middle of a group
 		wantEvents(t, r, 4)
 		wantEvents(t, readOnly(t, w.base), 4)
+		tail, err := wal.TailFS(w.base, "log", 2, 100)
+		require.NoError(t, err)
+		require.Equal(t, []uint64{3, 4}, seqs(tail))
 		time.Sleep(time.Second)
 		wantEvents(t, r, 5)
 		mustClose(t, r)

@@ -62,6 +62,7 @@ type backward struct {
 	id    string
 	newer segment // the one that was read before, if any
 	floor uint64  // once the newest segment is read whole
+	saved uint64  // the seq of the newest checkpoint, by its name
 }
 
 // errUnclear: to be judged by who reads it all.
@@ -72,6 +73,9 @@ func (b *backward) last(dir string, n int) ([]Event, error) {
 	found, err := list(b.fs, dir)
 	if err != nil {
 		return nil, err
+	}
+	if n := len(found.checkpoints); n > 0 {
+		b.saved, _ = parseSideName(checkpointPrefix, found.checkpoints[n-1])
 	}
 	var parts [][]Event // newest first
 	for i := len(found.segments) - 1; n > 0; i-- {
@@ -175,6 +179,8 @@ func (b *backward) scan(w *stretch, f File, seg segment) (err error) {
 	w.last = w.durable
 	if b.newer.first > 0 {
 		w.last = b.newer.first - 1
+	} else if b.saved > w.last {
+		return errUnclear // a witness for more than the lines say, if it is intact
 	}
 	if w.durable > w.last {
 		return errUnclear

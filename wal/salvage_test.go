@@ -247,3 +247,42 @@ func TestSalvage_marks_lost_events_at_the_beginning(t *testing.T) {
 		mustClose(t, l)
 	}
 }
+
+// What was found: with the newest segment unreadable, its name no longer told that the group at the end of the one before it
+// had been acknowledged, and what was left of that group was taken for a torn tail.
+func TestSalvage_believes_the_name_of_a_segment_that_cannot_be_read(t *testing.T) {
+	var img image
+	synctest.Test(t, func(t *testing.T) {
+		r := ram(nil)
+		l := mustOpen(t, wal.Options{FS: r})
+		mustAppend(t, l, group(1, 3, 0)...)
+		img = r.image() // killed: the next opening goes on in a segment of its own
+		mustClose(t, l)
+		r = ram(img)
+		l = mustOpen(t, wal.Options{FS: r})
+		img = r.image()
+		mustClose(t, l)
+	})
+	segments := img.Segments()
+	if len(segments) != 2 {
+		t.Fatal(segments)
+	}
+	lines := bytes.SplitAfter(img[segments[0]], []byte("\n"))
+	opened := bytes.SplitAfter(img[segments[1]], []byte("\n"))[1]
+	img[segments[1]] = slices.Concat(lines[2], opened) // an event that does not belong here in place of the header
+	lines[2] = []byte("what is left of the first event\n")
+	img[segments[0]] = bytes.Join(lines, nil)
+	r := ram(img)
+	if _, err := wal.SalvageFS(r, "log", "into"); err != nil {
+		t.Fatal(err)
+	}
+	l, err := wal.Open("into", wal.Options{FS: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	events, err := collect(l, 0)
+	if err != nil || len(events) != 3 || events[0].Type != wal.EventLost || events[1].Type == wal.EventLost || events[2].Type == wal.EventLost {
+		t.Errorf("%v: %v", events, err)
+	}
+}

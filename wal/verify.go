@@ -86,6 +86,9 @@ type checker struct {
 	carry func(seq uint64, body []byte) error
 	// headless are the segments that lost their header: Open refuses them, so no tail of theirs passes for a torn one.
 	headless map[string]bool
+	// named is the highest first seq of a segment of which nothing can be read: what lies below it was durable when that was
+	// made.
+	named uint64
 }
 
 // found is an intact event's line, the checksum left out.
@@ -169,6 +172,7 @@ func (c *checker) headers(dir string, l listing) (survey, error) {
 				return s, err
 			}
 			if !ok {
+				c.named = max(c.named, seg.first)
 				continue
 			}
 			if c.headless == nil {
@@ -238,7 +242,7 @@ func (c *checker) segment(seg segment, end uint64, take func(found) error) error
 	}
 	c.report.Epoch = max(c.report.Epoch, t.epoch)
 	t.durable = max(t.durable, c.durable, end-min(end, 1))
-	if end == 0 && t.verdict(seg.path) == nil && !c.headless[seg.path] {
+	if end == 0 && t.verdict(seg.path) == nil && !c.headless[seg.path] && c.named <= t.next {
 		c.report.Clean = t.closed
 		if torn, ok := t.torn(seg.path); ok {
 			c.report.Torn = append(c.report.Torn, torn)
@@ -278,7 +282,7 @@ func (c *checker) lines(f File, seg segment, events []where, end uint64, newest 
 		return 0
 	})
 	if newest {
-		end = wholeFrom(events, end)
+		end = c.namedFrom(events, wholeFrom(events, end))
 	}
 	for _, w := range events {
 		if w.seq < c.want || w.seq < seg.first || w.seq >= end {
@@ -297,6 +301,15 @@ func (c *checker) lines(f File, seg segment, events []where, end uint64, newest 
 	}
 	c.gap(seg, seg.size, end)
 	return nil
+}
+
+// namedFrom goes on from seq end to the last event that was durable when a segment was made of which nothing can be read. The
+// name alone, of whatever file, makes up for no event that is not there.
+func (c *checker) namedFrom(events []where, end uint64) uint64 {
+	if len(events) == 0 {
+		return end
+	}
+	return max(end, min(c.named, events[len(events)-1].seq+1))
 }
 
 // wholeFrom returns how far whole groups follow each other from seq end on: what no witness covers any more may have been

@@ -243,10 +243,10 @@ func (p panel) axes(d *plot.Plot) {
 	d.Y.Tick.Marker = decimalTicks(p.yTick, steps)
 }
 
-// linear makes an axis go from nought to a whole step that nothing lies beyond.
+// linear makes an axis go from nought to a whole step, or to what lies beyond it by less than two thousandths.
 func linear(axis *plot.Axis, label func(float64) string) {
 	step := stepOf(axis.Max)
-	axis.Min, axis.Max = 0, step*math.Ceil(axis.Max/step*0.9999)
+	axis.Min, axis.Max = 0, max(axis.Max, step*math.Ceil(axis.Max/step*0.998))
 	var ticks plot.ConstantTicks
 	for i := 0.0; i*step <= axis.Max*1.0001; i++ {
 		ticks = append(ticks, plot.Tick{Value: i * step, Label: label(i * step)})

@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -133,6 +134,37 @@ func TestReplay(t *testing.T) {
 	wantWords(t, filepath.Join(out, "replay.svg"), "wal.Log", "recovery.Engine", "log on disk", "1k", "10k", "kB")
 }
 
+// The rows of examples/longrun are drawn by the names of their columns; what was not measured is left out.
+func TestLongrun(t *testing.T) {
+	head := "seconds,jobs,jobs_per_s,heap_bytes,resident_bytes,disk_bytes,open_s,open_low_s,open_high_s\n"
+	good := head + "1,500000,100,2e7,0,1000000,,,\n2,1000000,100,2e7,0,4e7,0.123,0.1,0.2\n3,1300000,100,2e7,0,4e7,,,\n"
+	file, out := filepath.Join(t.TempDir(), "rows.csv"), t.TempDir()
+	draw := func(rows string) error {
+		if err := os.WriteFile(file, []byte(rows), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		s, err := parseFlags([]string{"-out", out, "longrun", file}, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return run(context.Background(), s, io.Discard)
+	}
+	if err := draw(good); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(out, "longrun.svg")
+	wantWords(t, path, "Memory", "live heap", "Disk", "Time to open", "50 ms", "Jobs a second", "1300000 jobs", "killed (SIGKILL) 1 times", "1.5M", "40 MB")
+	if strings.Contains(drawn(t, path), "whole process") {
+		t.Error("drew what was not measured")
+	}
+	for what, rows := range map[string]string{"no column open_s": strings.ReplaceAll(good, "open_s", "other"),
+		"row 2": strings.ReplaceAll(good, "0.123", "soon"), "no run": head, "wrong number of fields": good + "1,2\n"} {
+		if err := draw(rows); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 // The bare loop, and the charts, say that an event takes lineBytes.
 func TestLineBytes(t *testing.T) {
 	printed, _ := bench(t, "-rounds", "1", "replay")
@@ -161,7 +193,8 @@ func TestInterrupted(t *testing.T) {
 }
 
 func TestFlags(t *testing.T) {
-	for _, args := range [][]string{{"both"}, {"append", "replay"}, {"-rounds", "0"}, {"-max", "999"}, {"-round", "0s"}, {"-callers", "0"}} {
+	for _, args := range [][]string{{"both"}, {"append", "replay"}, {"-rounds", "0"}, {"-max", "999"}, {"-round", "0s"}, {"-callers", "0"},
+		{"longrun"}, {"longrun", "a", "b"}, {"append", "a"}} {
 		if _, err := parseFlags(args, io.Discard); err == nil {
 			t.Errorf("%q were taken", args)
 		}
@@ -215,6 +248,11 @@ func TestTicks(t *testing.T) {
 	steps := []float64{1, 2, 5}
 	if low, high := outward(310, 4100, steps); low != 200 || high != 5000 {
 		t.Error(low, high)
+	}
+	for most, want := range map[float64]float64{1e6: 2e5, 1.3e6: 5e5, 0.24: 0.05, 59: 10, 61: 20, 6: 1} {
+		if got := stepOf(most); math.Abs(got/want-1) > 1e-9 {
+			t.Errorf("steps of %v up to %v, want %v", got, most, want)
+		}
 	}
 	var labels []string
 	for _, tick := range decimalTicks(thousands, steps)(200, 5000) {

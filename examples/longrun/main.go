@@ -1,8 +1,8 @@
 // Longrun is an agent that never ends, under load, and shows that it could go on for ever: it forgets finished jobs after
 // two seconds, and memory, disk and the time to open depend on the jobs that are remembered, not on all that ever were.
 //
-//	go run ./examples/longrun                                    # until interrupted
-//	go run ./examples/longrun -jobs 1000000 -csv longrun.csv     # a million jobs; each printed line is a row of the file
+//	go run ./examples/longrun                                              # until interrupted, as fast as it goes
+//	go run ./examples/longrun -jobs 1000000 -rate 5000 -csv longrun.csv    # a million, at an even pace, for a chart
 //
 // The load runs in a child, which is killed with SIGKILL every 100,000 jobs; then it is measured how long it takes to open
 // what is left. Jobs fail, are rolled back, stay unfinished for long, and one of them for ever. At the end the
@@ -73,7 +73,7 @@ func parseFlags(args []string, errs io.Writer) (s settings, child bool, err erro
 	f.IntVar(&s.Workers, "workers", 64, "so many jobs at a time")
 	f.Int64Var(&s.Rate, "rate", 0, "at most so many jobs a second; 0: as many as go")
 	f.DurationVar(&s.Retain, "retain", 2*time.Second, "forget finished jobs after this time (recovery.Options.Retain)")
-	f.DurationVar(&s.Refuse, "refuse", 10*time.Second, "refuse the ids of forgotten jobs for this time (recovery.Options.RefuseIDs)")
+	f.DurationVar(&s.Refuse, "refuse", 0, "refuse the ids of forgotten jobs for this time; 0: as long again as they were remembered (recovery.Options.RefuseIDs)")
 	f.IntVar(&s.Every, "every", 20_000, "write a checkpoint, and compact, every so many events (recovery.Options.CheckpointEvery)")
 	f.Int64Var(&s.Segment, "segment", 4<<20, "size of one file of the log, in bytes (wal.Options.SegmentBytes)")
 	f.DurationVar(&s.Interval, "interval", time.Second, "print a line this often")

@@ -64,9 +64,13 @@ type Actions struct {
 	OnOpen func(*recovery.Engine)
 	// Check is called whenever the engine was held against the Reference, which it must not change. Default: none.
 	Check func(t *rapid.T, engine *recovery.Engine, ref *Reference)
-	// Checkpoint is called by the action of that name, which is there only if this is set. Power may go while it runs; any
-	// other error is a failure.
+	// Checkpoint is called by the action of that name, which is there only if this is set, such as to
+	// (*recovery.Engine).Checkpoint. Power may go while it runs; any other error is a failure.
 	Checkpoint func(*recovery.Engine, context.Context) error
+	// Compact, if more than 0, makes the action of that name, which forgets jobs that ended as long ago as up to this by the
+	// clock of Options.WAL.Now. Projections that are not to stand in its way are a projection.Snapshotter, or named in
+	// Options.AllowIncomplete. Options.Retain must be 0: it may forget between any two looks at the engine.
+	Compact time.Duration
 	// Step draws what a step of a type says: its capability, its payload, its text. Default: anything that the engine takes, by
 	// [Capabilities], [Payloads] and [Texts].
 	Step func(t *rapid.T, id string, on wal.EventType) Step
@@ -77,9 +81,11 @@ type Actions struct {
 	faulty  *crashfs.Faulty
 	engine  *recovery.Engine
 	ref     *Reference
-	unknown []Step      // the group that was in flight when the power went; nil when there was none
-	epoch   uint64      // of the engine; 0 while it is not known
-	times   []time.Time // of the events, by seq less one, as they were first seen
+	unknown []Step               // the group that was in flight when the power went; nil when there was none
+	epoch   uint64               // of the engine; 0 while it is not known
+	times   map[uint64]time.Time // of the events, by seq, as they were first seen
+	first   uint64               // the log starts here
+	forgets bool                 // when the power went, jobs were being forgotten
 	told    *witness
 	checked uint64 // up to here the events of this opening were read and found right
 	clean   bool   // the last engine was closed, and said so
@@ -103,6 +109,9 @@ func (a *Actions) Open(t *rapid.T) {
 	}
 	if a.Step == nil {
 		a.Step = looseStep
+	}
+	if a.Options.Retain > 0 {
+		t.Fatalf("crashtest: Options.Retain is set: use Actions.Compact")
 	}
 	t.Cleanup(func() { a.close() })
 	a.open(t, false)
@@ -138,6 +147,7 @@ func (a *Actions) Faulty() *crashfs.Faulty { return a.faulty }
 //	idle              nothing happens for a while; see the field Idle
 //	read              queries, pages, and following from some event on
 //	checkpoint        see the field Checkpoint
+//	compact           see the field Compact; or a dry run of it, which changes nothing
 func (a *Actions) Map() map[string]func(*rapid.T) {
 	actions := map[string]func(*rapid.T){
 		"submit": a.submit, "validate": a.one(wal.JobValidated), "start": a.one(wal.JobStarted),
@@ -150,6 +160,9 @@ func (a *Actions) Map() map[string]func(*rapid.T) {
 	}
 	if a.Checkpoint != nil {
 		actions["checkpoint"] = a.checkpoint
+	}
+	if a.Compact > 0 {
+		actions["compact"] = a.compact
 	}
 	return actions
 }
@@ -188,7 +201,21 @@ func (a *Actions) batch(t *rapid.T) {
 	a.Do(t, rapid.SliceOfN(step, 2, 5).Draw(t, "group")...)
 }
 
-func (a *Actions) illegal(t *rapid.T) { a.Do(t, illegalStep(t, a.ref, a.Step)) }
+func (a *Actions) illegal(t *rapid.T) {
+	if gone := a.gone(); len(gone) > 0 && !a.ref.reuse && rapid.Bool().Draw(t, "of a forgotten job") {
+		a.Do(t, a.Step(t, rapid.SampledFrom(gone).Draw(t, "job"), rapid.SampledFrom(types).Draw(t, "type")))
+		return
+	}
+	a.Do(t, illegalStep(t, a.ref, a.Step))
+}
+
+// gone are the ids of forgotten jobs that are refused, and not used again.
+func (a *Actions) gone() (ids []string) {
+	for _, r := range a.ref.refused {
+		ids = append(ids, r.ids...)
+	}
+	return slices.DeleteFunc(ids, func(id string) bool { return a.ref.State(id) != "" })
+}
 
 // Do has the engine carry out the steps as one group, legal or not, and holds what comes of it against the Reference. It is
 // for actions of one's own, too. It returns the jobs as Engine.Do does; nil where the steps were refused, as they had to
@@ -301,6 +328,14 @@ func (a *Actions) rightlyRefused(err error, steps []Step) error {
 		if errors.Is(err, statemachine.ErrHeld) && from != standing || errors.Is(err, statemachine.ErrNotHeld) && from == standing {
 			return nil
 		}
+		if from == "" && a.ref.Refuses(s.JobID) && !a.ref.reuse {
+			if !errors.Is(err, recovery.ErrForgotten) ||
+				errors.Is(err, statemachine.ErrDuplicateJob) != (s.Type == wal.JobSubmitted) ||
+				errors.Is(err, statemachine.ErrUnknownJob) == (s.Type == wal.JobSubmitted) {
+				return fmt.Errorf("job %q is forgotten: %w", s.JobID, err)
+			}
+			return nil
+		}
 		var refused *statemachine.TransitionError
 		if !errors.As(err, &refused) || !errors.Is(err, statemachine.ErrTransition) {
 			return err
@@ -380,4 +415,57 @@ func (a *Actions) checkpoint(t *rapid.T) {
 		}
 		a.lose(t)
 	}
+}
+
+func (a *Actions) compact(t *rapid.T) {
+	olderThan := time.Duration(rapid.Int64Range(0, int64(a.Compact)).Draw(t, "older than"))
+	var opts []recovery.CompactOption
+	dry := rapid.IntRange(0, 4).Draw(t, "dry run") == 4
+	if dry {
+		opts = append(opts, recovery.DryRun)
+	}
+	operations := a.faulty.Count()
+	c, err := a.engine.Compact(context.Background(), olderThan, opts...)
+	switch {
+	case err != nil && a.died(err):
+		a.forgets = !dry
+		a.lose(t)
+	case a.Wrap != nil && errors.Is(err, wal.ErrNoSpace):
+		a.hold(t, "compaction without room", a.take)
+	case err != nil:
+		t.Fatalf("compact: %v", err)
+	case dry:
+		a.hold(t, "a dry run", func() error { return a.wouldForget(c) })
+		a.wroteNothing(t, operations)
+	default:
+		a.first = max(a.first, c.FirstSeq)
+		a.hold(t, "forgotten", a.take)
+		a.hold(t, "compacted", func() error { return a.hasForgotten(c) })
+	}
+	a.checked = 0 // all that is remembered is still there
+}
+
+// overdue are the jobs that ended before.
+func (a *Actions) overdue(before time.Time) (ids []string) {
+	return slices.DeleteFunc(a.ref.Jobs(), func(id string) bool {
+		return !ended(a.ref.State(id)) || !a.endOf(id).Before(before)
+	})
+}
+
+// endOf is when a job's newest event was made.
+func (a *Actions) endOf(id string) time.Time { return a.times[a.ref.events[a.ref.heads[id]].Seq] }
+
+func (a *Actions) wouldForget(c recovery.Compaction) error {
+	if due := a.overdue(c.Before); c.Forgotten != len(due) || c.Remembered != len(a.ref.Jobs())-len(due) {
+		return fmt.Errorf("%d jobs would be forgotten, and %d remembered: %q have ended before %v", c.Forgotten, c.Remembered, due, c.Before)
+	}
+	return nil
+}
+
+func (a *Actions) hasForgotten(c recovery.Compaction) error {
+	if due := a.overdue(c.Before); len(due) > 0 || c.Remembered != len(a.ref.Jobs()) {
+		return fmt.Errorf("%q are not forgotten, though they ended before %v; %d jobs are remembered, not %d", due, c.Before,
+			c.Remembered, len(a.ref.Jobs()))
+	}
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -56,6 +57,9 @@ func (a *Actions) all() error {
 		return err
 	}
 	if err := a.events(a.checked + 1); err != nil {
+		return err
+	}
+	if err := a.forgotten(); err != nil {
 		return err
 	}
 	touched := make(map[string]bool)
@@ -156,21 +160,38 @@ func (a *Actions) reported(counts map[statemachine.State]int) error {
 	if len(r.Parked)+len(r.Unreadable)+len(r.Failed) > 0 {
 		return fmt.Errorf("report: parked %v, unreadable %v, failed %v", r.Parked, r.Unreadable, r.Failed)
 	}
+	if len(r.PassedOver) > 0 || slices.Contains(r.Incomplete, "stats") {
+		return fmt.Errorf("report: passed over %v, incomplete %v", r.PassedOver, r.Incomplete)
+	}
 	return nil
 }
 
 func (a *Actions) counted(counts map[statemachine.State]int) error {
 	s, ever := a.engine.Stats(), make(map[statemachine.State]uint64)
 	states := make(map[string]string)
+	events := uint64(0)
 	for _, e := range a.ref.events {
+		if forgets(e) {
+			f, _ := readForgetting(e) // the reference took it
+			for _, id := range f.Jobs {
+				delete(states, id)
+			}
+			continue
+		}
+		events++
 		before := states[e.JobID]
 		states[e.JobID], _ = after(before, e.Type)
 		if to := unheld(states[e.JobID]); to != unheld(before) {
 			ever[statemachine.State(to)]++
 		}
 	}
-	if s.Events != a.ref.Last() || s.LastSeq != a.ref.Last() {
-		return fmt.Errorf("stats: %d events, the last %d; not %d", s.Events, s.LastSeq, a.ref.Last())
+	if s.Events != events || s.LastSeq != a.ref.Last() {
+		return fmt.Errorf("stats: %d events, the last %d; not %d, the last %d", s.Events, s.LastSeq, events, a.ref.Last())
+	}
+	for _, stage := range []projection.Latency{s.Validation, s.Waiting, s.Running, s.Total} {
+		if min(stage.P50, stage.P95, stage.P99, stage.Max) < 0 {
+			return fmt.Errorf("stats: a negative duration: %+v", stage)
+		}
 	}
 	for _, state := range statemachine.States()[1:] {
 		if s.States[state] != counts[state] || s.Ever[state] != ever[state] {
@@ -195,9 +216,19 @@ func (a *Actions) payloads(id string) error {
 	return nil
 }
 
+// forgotten: of jobs that are forgotten nothing is left but that they were.
+func (a *Actions) forgotten() error {
+	for _, id := range a.gone() {
+		if job, known := a.engine.Job(id); known || !isForgotten(a.engine, id) {
+			return fmt.Errorf("job %q is forgotten, and is there (%v), or as if it had never been", id, job)
+		}
+	}
+	return nil
+}
+
 // events follows the log from a seq to its last.
 func (a *Actions) events(from uint64) error {
-	got, err := a.follow(from, a.ref.Last())
+	got, err := a.follow(max(from, a.first), a.ref.Last())
 	if err != nil {
 		return err
 	}
@@ -211,19 +242,26 @@ func (a *Actions) events(from uint64) error {
 
 // same compares an event of the log with one of the Reference. Its time is whatever it was when it was first seen.
 func (a *Actions) same(got, want wal.Event) error {
-	if n := uint64(len(a.times)); got.Seq == n+1 {
-		a.times = append(a.times, got.Time)
-	}
+	a.see(got)
 	if got.Seq != want.Seq || got.Prev != want.Prev || got.Epoch != want.Epoch || got.Type != want.Type || got.JobID != want.JobID ||
 		got.Capability != want.Capability || got.Error != want.Error || got.Problem != "" ||
 		!bytes.Equal(got.Args, want.Args) || !bytes.Equal(got.Output, want.Output) {
 		return fmt.Errorf("seq %d is prev %d, epoch %d, capability %q, %v; not prev %d, epoch %d, capability %q, %v", got.Seq, got.Prev,
 			got.Epoch, got.Capability, StepOf(got), want.Prev, want.Epoch, want.Capability, StepOf(want))
 	}
-	if !got.Time.Equal(a.times[got.Seq-1]) {
-		return fmt.Errorf("seq %d: time %v, it was %v", got.Seq, got.Time, a.times[got.Seq-1])
+	if !got.Time.Equal(a.times[got.Seq]) {
+		return fmt.Errorf("seq %d: time %v, it was %v", got.Seq, got.Time, a.times[got.Seq])
 	}
 	return nil
+}
+
+func (a *Actions) see(e wal.Event) {
+	if a.times == nil {
+		a.times = make(map[uint64]time.Time)
+	}
+	if _, seen := a.times[e.Seq]; !seen {
+		a.times[e.Seq] = e.Time
+	}
 }
 
 // follow returns the events from one seq to another, both of which are there.
@@ -295,11 +333,12 @@ func timesOf(j statemachine.Job) [5]time.Time {
 	return [...]time.Time{j.SubmittedAt, j.ValidatedAt, j.StartedAt, j.FinishedAt, j.RolledBackAt}
 }
 
-// witness is a projection that remembers what it was told.
+// witness is a projection that remembers what it was told. Its snapshot is that.
 type witness struct {
 	mu    sync.Mutex // guards the fields below
 	last  uint64
 	jobs  map[string]glance
+	gone  []wal.Event // those that forgot jobs: the log lets go of them
 	wrong error
 }
 
@@ -311,11 +350,73 @@ func (p *witness) Apply(e wal.Event, job statemachine.Job) error {
 	if p.jobs == nil {
 		p.jobs = make(map[string]glance)
 	}
-	if e.Seq != p.last+1 || job.Seq != e.Seq || job.ID != e.JobID {
-		p.wrong = cmp.Or(p.wrong, fmt.Errorf("a projection was told of seq %d behind %d, with job %v", e.Seq, p.last, job))
+	if job.Seq != e.Seq || job.ID != e.JobID {
+		p.wrong = cmp.Or(p.wrong, fmt.Errorf("a projection was told of seq %d with job %v", e.Seq, job))
 	}
-	p.last, p.jobs[e.JobID] = e.Seq, glanceAt(job)
+	p.follow(e)
+	p.jobs[e.JobID] = glanceAt(job)
 	return nil
+}
+
+func (p *witness) follow(e wal.Event) {
+	if e.Seq != p.last+1 {
+		p.wrong = cmp.Or(p.wrong, fmt.Errorf("a projection was told of seq %d behind %d", e.Seq, p.last))
+	}
+	p.last = e.Seq
+}
+
+// Forget implements projection.Forgetter.
+func (p *witness) Forget(e wal.Event, jobs []statemachine.Job) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.follow(e)
+	e.Args = bytes.Clone(e.Args)
+	p.gone = append(p.gone, e)
+	for _, job := range jobs {
+		if had := p.jobs[job.ID]; had != glanceAt(job) {
+			p.wrong = cmp.Or(p.wrong, fmt.Errorf("seq %d forgets %v; a projection had it as %+v", e.Seq, job, had))
+		}
+		delete(p.jobs, job.ID)
+	}
+	return nil
+}
+
+func (p *witness) Version() int { return 1 }
+
+// testified is what a witness saves.
+type testified struct {
+	Last uint64
+	Jobs map[string]glance
+	Gone []wal.Event
+}
+
+func (p *witness) Snapshot() (func(io.Writer) error, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := testified{p.last, maps.Clone(p.jobs), slices.Clone(p.gone)}
+	return func(w io.Writer) error { return json.NewEncoder(w).Encode(s) }, p.wrong
+}
+
+func (p *witness) Load(r io.Reader) error {
+	var s testified
+	if err := json.NewDecoder(r).Decode(&s); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last, p.jobs, p.gone = s.Last, s.Jobs, s.Gone
+	return nil
+}
+
+// forgotAt returns the event with this seq, if it forgot jobs.
+func (p *witness) forgotAt(seq uint64) (wal.Event, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.IndexFunc(p.gone, func(e wal.Event) bool { return e.Seq == seq })
+	if i < 0 {
+		return wal.Event{}, false
+	}
+	return p.gone[i], true
 }
 
 // check: every event once, in order, with its job as it stood after it. R1.
@@ -335,6 +436,9 @@ func (a *Actions) read(t *rapid.T) {
 	if last := a.ref.Last(); last > 0 {
 		from := rapid.Uint64Range(1, last).Draw(t, "from")
 		a.holdAlive(t, "following", func() error { return a.events(from) })
+		if from < a.first {
+			a.holdAlive(t, "following from before the log's start", func() error { return a.dropped(from) })
+		}
 	}
 	stranger := drawNew(t, "stranger", a.ref)
 	a.hold(t, "a stranger", func() error { return a.noneOf(stranger) })
@@ -344,6 +448,16 @@ func (a *Actions) read(t *rapid.T) {
 		Limit:  rapid.IntRange(0, 5).Draw(t, "limit"), Descending: rapid.Bool().Draw(t, "descending"),
 	}
 	a.hold(t, fmt.Sprintf("listing by %+v", q), func() error { return a.listed(q) })
+}
+
+// dropped: who follows from a seq that was compacted away is told so, and where the log starts now.
+func (a *Actions) dropped(from uint64) error {
+	_, err := a.follow(from, from)
+	var gone *wal.DroppedError
+	if !errors.As(err, &gone) || gone.First != a.first {
+		return fmt.Errorf("following from %d, in a log that starts at %d: %v", from, a.first, err)
+	}
+	return nil
 }
 
 // listed holds a query, and its pages one after the other, against a list made by hand.

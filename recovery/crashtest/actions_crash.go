@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"pgregory.net/rapid"
 
@@ -140,8 +141,13 @@ func (a *Actions) start() error {
 // settle: acknowledged ⊑ recovered ⊑ submitted. What was unknown is known now, and stays.
 func (a *Actions) settle(t *rapid.T) {
 	t.Helper()
+	report := a.engine.Report().WAL
+	a.first = max(report.FirstSeq, 1)
 	if a.ref == nil { // the first opening: what is there counts
-		a.ref = new(Reference)
+		if a.first > 1 {
+			t.Fatalf("crashtest: a log that starts at seq %d: Actions have to know it from its beginning", a.first)
+		}
+		a.ref = &Reference{reuse: a.Options.RefuseIDs < 0}
 		a.hold(t, "what the disk held", a.take)
 	}
 	before := a.ref.Last()
@@ -154,8 +160,7 @@ func (a *Actions) settle(t *rapid.T) {
 	if a.unknown != nil {
 		t.Logf("in flight were %d steps; %d events were acknowledged, %d are there", len(a.unknown), before, a.ref.Last())
 	}
-	a.unknown = nil
-	report := a.engine.Report().WAL
+	a.unknown, a.forgets = nil, false
 	if a.epoch = report.Epoch; report.Epoch != 0 && report.Epoch <= a.newestEpoch() {
 		t.Fatalf("epoch %d, behind %d", report.Epoch, a.newestEpoch())
 	}
@@ -170,13 +175,37 @@ func (a *Actions) settle(t *rapid.T) {
 }
 
 // recovered is how many events the engine has.
-func (a *Actions) recovered() uint64 { return a.engine.Stats().Events }
+func (a *Actions) recovered() uint64 { return a.engine.Stats().LastSeq }
 
-// take takes the events that the engine has beyond the Reference, whatever they are.
+// take takes the events that the engine has beyond the Reference, whatever they are. Those that forgot jobs may be gone
+// from the log by now.
 func (a *Actions) take() error {
-	events, err := a.follow(a.ref.Last()+1, a.recovered())
-	for _, e := range events {
-		err = errors.Join(err, a.ref.Take(e))
+	var events []wal.Event
+	for seq := a.ref.Last() + 1; seq < a.first; seq++ {
+		e, known := a.told.forgotAt(seq)
+		if !known {
+			return fmt.Errorf("seq %d was dropped, and forgot nothing", seq)
+		}
+		events = append(events, e)
+	}
+	there, err := a.follow(max(a.ref.Last()+1, a.first), a.recovered())
+	for _, e := range append(events, there...) {
+		a.see(e)
+		err = errors.Join(err, a.dueBy(e), a.ref.Take(e))
+	}
+	return err
+}
+
+// dueBy: jobs are forgotten when they ended before the cut-off.
+func (a *Actions) dueBy(e wal.Event) error {
+	if !forgets(e) {
+		return nil
+	}
+	f, err := readForgetting(e)
+	for _, id := range f.Jobs {
+		if _, known := a.ref.heads[id]; known && !a.endOf(id).Before(f.Before) {
+			err = errors.Join(err, fmt.Errorf("seq %d forgets job %q, which ended at %v", e.Seq, id, a.endOf(id)))
+		}
 	}
 	return err
 }
@@ -188,6 +217,9 @@ func (a *Actions) takeUnknown() error {
 		return err
 	}
 	events := a.ref.Events()[n:]
+	if a.forgets {
+		events = slices.DeleteFunc(events, forgets)
+	}
 	if len(events) != len(group) {
 		return fmt.Errorf("%d events behind seq %d, in flight were %v", len(events), n, group)
 	}

@@ -3,6 +3,8 @@ package crashtest
 import (
 	"fmt"
 	"iter"
+	"slices"
+	"time"
 
 	"github.com/jobwal/jobwal/wal"
 )
@@ -15,6 +17,10 @@ import (
 // be acknowledged or shown between the moment up to which it goes and the call of Check, or that would be missing. A
 // log may start later than at 1 as far as [History.Dropped] says, or with [LateStart]: of a job that began before, the
 // first event that is there is believed.
+//
+// With [History.Compacts], jobs may be forgotten. The log is then what [Events] yields: behind its last gap it is whole,
+// and of what lies before that, events may be missing, but only of jobs that are forgotten (RuleForgotten). All of such a
+// log is held in memory.
 //
 // Which events are of which command follows from their seqs where they were acknowledged, and else from what they say.
 // A legal log has each step of each job once, so no two commands of unknown outcome can both be in it if they have a
@@ -32,6 +38,13 @@ func Check(h *History, log iter.Seq2[wal.Event, error], relax ...Relaxation) err
 	if c.broken != nil {
 		return c.broken
 	}
+	if c.compacts {
+		events, err := collect(log)
+		if err != nil {
+			return err
+		}
+		return c.compacted(events, floorOf(events))
+	}
 	for e, err := range log {
 		if err != nil {
 			return fmt.Errorf("crashtest: the log cannot be read behind seq %d: %w", c.last, err)
@@ -46,6 +59,54 @@ func Check(h *History, log iter.Seq2[wal.Event, error], relax ...Relaxation) err
 	return nil
 }
 
+// checkFrom is Check for who knows the log's first event.
+func checkFrom(h *History, events []wal.Event, floor uint64, relax ...Relaxation) error {
+	if t := h.testify(nil); !t.compacts || t.broken != nil || floor <= 1 {
+		return Check(h, yields(events), relax...)
+	}
+	relaxed := make(map[Relaxation]bool)
+	for _, r := range relax {
+		relaxed[r] = true
+	}
+	return newChecker(h.testify(relaxed), relaxed).compacted(events, floor)
+}
+
+func collect(log iter.Seq2[wal.Event, error]) (events []wal.Event, err error) {
+	for e, err := range log {
+		if err != nil {
+			return nil, fmt.Errorf("crashtest: the log cannot be read behind %d events: %w", len(events), err)
+		}
+		events = append(events, e)
+	}
+	return events, nil
+}
+
+// compacted checks a log of which only what lies from floor on is whole.
+func (c *checker) compacted(events []wal.Event, floor uint64) error {
+	below := slices.IndexFunc(events, func(e wal.Event) bool { return e.Seq >= floor })
+	if below < 0 {
+		below = len(events)
+	}
+	if floor > 1 {
+		if v := c.carry(events[:below], floor); v != nil {
+			return v
+		}
+		events = events[below:]
+	}
+	for _, e := range events {
+		if v := c.take(e); v != nil {
+			return v
+		}
+	}
+	if v := c.end(); v != nil {
+		return v
+	}
+	if v := c.endCarried(); v != nil {
+		return v
+	}
+	return nil
+}
+
 // checker walks the log beside the testimony.
 type checker struct {
 	*testimony
@@ -55,8 +116,9 @@ type checker struct {
 	first   uint64 // what lies before it is gone by right
 	last    uint64 // the seq of the event before, 0 before the first
 	epoch   uint64
-	acked   *Attempt // its events are being read
-	at      int      // which of them is next
+	acked   *Attempt           // its events are being read
+	at      int                // which of them is next
+	missed  map[string]missing // by job: what was acknowledged and lies below a log that was compacted
 }
 
 // standing is how a job stands, by the naive rules of [Reference].
@@ -64,6 +126,9 @@ type standing struct {
 	seq        uint64
 	state      string
 	capability string
+	first      uint64    // its first event that is there
+	touched    time.Time // by its newest
+	stray      bool      // its beginning is gone
 }
 
 func newChecker(t *testimony, relaxed map[Relaxation]bool) *checker {
@@ -88,7 +153,10 @@ func (c *checker) take(e wal.Event) *Violation {
 	if v := c.unchanged(e); v != nil {
 		return v
 	}
-	if !owed {
+	switch {
+	case !owed && forgets(e):
+		return c.cover.close() // it is the engine's own
+	case !owed:
 		return c.cover.add(e)
 	}
 	if c.at++; c.at == len(c.acked.Steps) {
@@ -117,7 +185,7 @@ func (c *checker) place(e wal.Event) *Violation {
 
 // begin finds out where the log starts.
 func (c *checker) begin(e wal.Event) *Violation {
-	c.first = 1
+	c.first = max(c.first, 1)
 	if !c.relaxed[LateStart] && (c.start == 1 || e.Seq > c.start) {
 		return nil
 	}
@@ -223,11 +291,15 @@ func (c *checker) legal(e wal.Event) *Violation {
 		return violated(RuleEpoch, c.owner(e), e, "epoch %d behind epoch %d", e.Epoch, c.epoch)
 	}
 	c.epoch = e.Epoch
+	if forgets(e) {
+		return c.forget(e)
+	}
 	job := c.jobs[e.JobID]
 	if job == nil {
-		job = &standing{capability: e.Capability}
+		job = &standing{capability: e.Capability, first: e.Seq}
 		if c.begunBefore(e) {
 			job.believe(e)
+			job.stray = true
 		}
 		c.jobs[e.JobID] = job
 	}
@@ -235,7 +307,7 @@ func (c *checker) legal(e wal.Event) *Violation {
 	if e.Prev != job.seq || !legal {
 		return c.illegal(e, job)
 	}
-	job.seq, job.state = e.Seq, next
+	job.seq, job.state, job.touched = e.Seq, next, e.Time
 	return nil
 }
 

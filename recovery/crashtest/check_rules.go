@@ -40,6 +40,9 @@ const (
 	RuleTransition Rule = "transition"
 	// RuleShown (W6): what anyone was shown is still there, unchanged.
 	RuleShown Rule = "shown"
+	// RuleForgotten (R5): only a job that has ended, and before the cut-off, is forgotten, and of one that is not
+	// forgotten every event is there, wherever the log begins.
+	RuleForgotten Rule = "forgotten"
 	// RuleFold (R1, R2): the state in memory is the fold of the log, the same after each opening. By [Recover] alone.
 	RuleFold Rule = "fold"
 	// RuleQuarantine (W3): what was cut is kept, and reported. By [Recover] alone.
@@ -62,6 +65,8 @@ func (r Rule) Promise() string {
 		return "S1"
 	case RuleFold:
 		return "R2"
+	case RuleForgotten:
+		return "R5"
 	}
 	return ""
 }

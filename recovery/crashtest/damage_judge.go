@@ -279,7 +279,7 @@ func (j *Judgement) fold() {
 	heads := make(map[string]uint64)
 	for _, e := range j.Events {
 		if e.JobID == "" {
-			if e.Problem != "" {
+			if e.Problem != "" || forgets(e) && !j.forget(e, heads) {
 				j.Unreadable = append(j.Unreadable, e.Seq)
 			}
 			continue
@@ -305,6 +305,18 @@ func (j *Judgement) fold() {
 			j.Verdict = Parked
 		}
 	}
+}
+
+// forget lets go of jobs that have ended, and tells whether the event can be read.
+func (j *Judgement) forget(e wal.Event, heads map[string]uint64) bool {
+	f, err := readForgetting(e)
+	for _, id := range f.Jobs {
+		if ended(j.States[id]) && j.Stuck[id] == 0 {
+			delete(j.States, id)
+			delete(heads, id)
+		}
+	}
+	return err == nil
 }
 
 // Jobs lists what the jobs come to, a line each, by their ids: "job-1 started", "job-2 submitted, parked by seq 7".

@@ -99,6 +99,18 @@
 // does not prove that the program did the right thing with what it recovered: for that open the engine in a check of
 // your own.
 //
+// # Checkpoints, and jobs that are forgotten
+//
+// A program whose engine compacts its log says so before it does, by [History.Compacts]: then jobs that have ended may
+// be forgotten, and nothing else may be. [Recover] holds a directory with checkpoints and carried files to the same as one
+// without: what is remembered has every event, by Engine.History; what is gone had ended (RuleForgotten, R5); no
+// checkpoint that a crash leaves is damaged; and an engine on a copy of the directory, without the checkpoints, comes to
+// the same jobs and refuses the same ids. Nothing is kept up while Recover looks, so a check that is to find what a crash
+// left in the way of the next compaction opens the engine itself behind it, compacts, and calls Recover again. With an
+// engine that does it by itself (CheckpointEvery, Retain), the workload waits by synctest.Wait behind each command, so that
+// the operations come in the same order in every run. [Actions] have the fields Checkpoint and Compact, and a [Reference]
+// forgets what the log says.
+//
 // # Bad disks, and settings
 //
 // [Crashes] has the settings. Unlike CrashEveryOp it makes no bubble of its own, so that it runs under a *rapid.T as
@@ -298,7 +310,7 @@
 //	}
 //
 // A suite that misses one has no test for that promise, which may be as it should be: the other saboteurs need an
-// fsync that fails, DropBefore, a flipped bit, a full disk, or a second writer. [Saboteur.FS] serves any file format
+// fsync that fails, DropBefore or Compact, a checkpoint, a flipped bit, a full disk, or a second writer. [Saboteur.FS] serves any file format
 // as long as it is the disk that is broken; those that look at lines know package wal's.
 //
 // # How to see a failure again

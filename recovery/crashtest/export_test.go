@@ -16,9 +16,10 @@ func thin(all, some int) int {
 
 // For the tests outside the package.
 var (
-	Thin     = thin
-	IDsOf    = idsOf
-	ReadFile = readFile
+	Thin      = thin
+	IDsOf     = idsOf
+	ReadFile  = readFile
+	CheckFrom = checkFrom
 )
 
 // OnceFuzzed is what Fuzz does with one input.

@@ -180,7 +180,7 @@ func drawNew(t *rapid.T, label string, ref *Reference, besides ...string) string
 	if len(stem) > maxName/2 {
 		stem = "long"
 	}
-	for n := 2; ref.State(id) != "" || slices.Contains(besides, id); n++ {
+	for n := 2; ref.State(id) != "" || ref.Refuses(id) && !ref.reuse || slices.Contains(besides, id); n++ {
 		id = fmt.Sprint(stem, n)
 	}
 	return id

@@ -118,13 +118,14 @@ type record struct {
 }
 
 const (
-	kindRun     = "run"
-	kindBegin   = "begin"
-	kindEnd     = "end"
-	kindOpened  = "opened"
-	kindCrash   = "crash"
-	kindSaw     = "saw"
-	kindDropped = "dropped"
+	kindRun      = "run"
+	kindBegin    = "begin"
+	kindEnd      = "end"
+	kindOpened   = "opened"
+	kindCrash    = "crash"
+	kindSaw      = "saw"
+	kindDropped  = "dropped"
+	kindCompacts = "compacts"
 )
 
 // add makes the record the next one of this run.
@@ -312,6 +313,11 @@ func (h *History) Saw(e wal.Event) { h.add(record{Kind: kindSaw, Seq: e.Seq, Dig
 // Dropped records that [wal.Log.DropBefore] is about to be called: the log may start as late as with this seq from now
 // on, and need not.
 func (h *History) Dropped(before uint64) { h.add(record{Kind: kindDropped, Seq: before}) }
+
+// Compacts records that [recovery.Engine.Compact] is about to be called, or an engine to be opened that forgets by itself
+// (recovery.Options.Retain): from now on jobs that have ended may be forgotten, by jobs_forgotten events, which are the
+// engine's own and no command's, and the log may start as late as that allows.
+func (h *History) Compacts() { h.add(record{Kind: kindCompacts}) }
 
 // Err returns the first error of writing to where [History.Stream] said. What is in memory is whole all the same.
 func (h *History) Err() error {

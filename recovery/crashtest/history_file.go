@@ -290,7 +290,7 @@ func (in *historyReader) check(r *record) string {
 		if r.Epoch == 0 {
 			return "opened: epoch 0"
 		}
-	case kindCrash, kindDropped:
+	case kindCrash, kindDropped, kindCompacts:
 	default:
 		return fmt.Sprintf("a record of unknown kind %.40q", r.Kind)
 	}

@@ -14,6 +14,7 @@ type testimony struct {
 	saw      []sighting // by seq
 	reached  uint64     // an opening found a log that goes so far
 	start    uint64     // the log may start as late as this, 1 if it may not
+	compacts bool       // jobs may be forgotten
 	broken   *Violation // the history contradicts the promises by itself
 }
 
@@ -81,6 +82,8 @@ func (l *listener) hear(r *record) {
 		}
 	case kindDropped:
 		l.start = max(l.start, r.Seq)
+	case kindCompacts:
+		l.compacts = true
 	}
 }
 

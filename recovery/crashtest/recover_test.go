@@ -118,7 +118,7 @@ func TestRecoverHoldsMemoryAgainstTheLog(t *testing.T) {
 		require.NoError(t, err)
 		events = append(events, event)
 	}
-	require.NoError(t, checkFold(e, events))
+	require.NoError(t, checkFold(e, events, recovery.Options{}))
 	for name, damage := range map[string]func(log []wal.Event) []wal.Event{
 		"an event less":   func(log []wal.Event) []wal.Event { return log[:len(log)-1] },
 		"a job less":      func(log []wal.Event) []wal.Event { return log[:len(log)-5] },
@@ -130,7 +130,7 @@ func TestRecoverHoldsMemoryAgainstTheLog(t *testing.T) {
 		"other first one": func(log []wal.Event) []wal.Event { log[0].Capability = "x"; return log },
 	} {
 		var v *Violation
-		require.ErrorAs(t, checkFold(e, damage(slices.Clone(events))), &v, name)
+		require.ErrorAs(t, checkFold(e, damage(slices.Clone(events)), recovery.Options{}), &v, name)
 		require.Equal(t, RuleFold, v.Rule, name)
 	}
 	require.Nil(t, sameLog(events, events))

@@ -28,6 +28,7 @@ const (
 	RetryFsync          Flaw = "retry after failed fsync"
 	AppendAfterTornTail Flaw = "append after a torn tail"
 	RemoveFirst         Flaw = "remove first"
+	RenameFirst         Flaw = "rename first"
 	LooseChecksum       Flaw = "loose checksum"
 	NoChecksum          Flaw = "no checksum"
 	ReuseSeqs           Flaw = "seqs used again"
@@ -64,7 +65,8 @@ type Saboteur struct {
 //		}
 //	}
 //
-// Which of them a suite can notice depends on what it does: "remove first" in package wal needs wal.Log.DropBefore,
+// Which of them a suite can notice depends on what it does: "remove first" in package wal needs wal.Log.DropBefore
+// or recovery.Engine.Compact, "rename first" a checkpoint,
 // "retry after failed fsync" a schedule with an fsync that fails and lies, the checksums need damaged files.
 func Saboteurs() []Saboteur {
 	return []Saboteur{
@@ -80,6 +82,13 @@ func Saboteurs() []Saboteur {
 			nil, simple(AppendAfterTornTail)},
 		{RemoveFirst, "F15", "removes the old before what takes its place is durable: what compaction is prone to",
 			func(base wal.FS) wal.FS { return removeFirstFS{filesFS{base, holdFloor}} }, simple(RemoveFirst)},
+		{RenameFirst, "F16", "gives a checkpoint its name before its bytes are on the disk: empty files, on ext4 in 2009",
+			aroundFiles(func(f wal.File, name string) wal.File {
+				if base := filepath.Base(name); strings.HasPrefix(base, "checkpoint-") || strings.HasPrefix(base, "carried-") {
+					return unsyncedFile{f}
+				}
+				return f
+			}), nil},
 		{LooseChecksum, "F24", "reads the checksum as hex parsers do, without regard to case: a flipped bit passes",
 			aroundFiles(lens(foldEnds)), simple(LooseChecksum)},
 		{NoChecksum, "F3", "has checksums, and compares nothing with them",

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"maps"
 	"regexp"
 	"slices"
@@ -273,6 +274,7 @@ func (d *diary) reopens(disk wal.FS, open logOpener) error {
 // The suites that ours are made of, small. Each has to notice some of the saboteurs.
 var suites = map[string]func(t rapid.TB, open logOpener, budget int){
 	"crash": crashSuite, "lie": lieSuite, "full": fullSuite, "flip": flipSuite, "lock": lockSuite, "drop": dropSuite,
+	"checkpoint": checkpointSuite,
 }
 
 const enough = 800 // recoveries, to notice every saboteur
@@ -307,6 +309,50 @@ func dropSuite(t rapid.TB, open logOpener, budget int) {
 		}
 		return errors.Join(err, l.Close())
 	}).Run(t)
+}
+
+// checkpointSuite is for logs that keep checkpoints: those that a crash leaves can be loaded.
+func checkpointSuite(t rapid.TB, open logOpener, budget int) {
+	c := crashes(open, budget/4, func(disk wal.FS, d *diary) error {
+		l, err := d.live(disk, open)
+		if err != nil {
+			return err
+		}
+		files, can := l.Log.(recovery.Files)
+		for range 2 {
+			if err == nil {
+				err = d.append(l, 1)
+			}
+			if err == nil && can {
+				_, err = files.SaveCheckpoint(context.Background(), l.LastSeq(), []wal.Section{{Name: "s", Version: 1,
+					Save: func(w io.Writer) error { _, err := w.Write([]byte("state")); return err }}})
+			}
+		}
+		return errors.Join(err, l.Close())
+	})
+	c.Check = func(disk wal.FS, d *diary) error {
+		return errors.Join(loadAll(disk, open), d.recover(disk, open))
+	}
+	c.Run(t)
+}
+
+func loadAll(disk wal.FS, open logOpener) error {
+	log, err := open(disk)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	files, can := log.(recovery.Files)
+	if !can {
+		return nil
+	}
+	found, err := files.Checkpoints()
+	for _, c := range found {
+		if bad := files.LoadCheckpoint(context.Background(), c, func(wal.Section, io.Reader) error { return nil }); bad != nil {
+			err = errors.Join(err, fmt.Errorf("a crash left a checkpoint that is not whole: %v", bad))
+		}
+	}
+	return err
 }
 
 // lieSuite: each sync in turn fails, and what it was to write is lost, whatever a second one says.
@@ -428,6 +474,7 @@ var noticed = map[crashtest.Flaw]struct{ walSuite, walSays, simpleSuite, simpleS
 	crashtest.RetryFsync:          {"lie", saysLost, "lie", saysLost},
 	crashtest.AppendAfterTornTail: {"", "", "crash", "does not open: .* bad line, and an intact one behind it"},
 	crashtest.RemoveFirst:         {"drop", "only what lies below seq 1 was dropped", "crash", saysLost},
+	crashtest.RenameFirst:         {"checkpoint", "a checkpoint that is not whole", "", ""},
 	crashtest.LooseChecksum:       {"flip", saysUnseen, "flip", saysUnseen},
 	crashtest.NoChecksum:          {"flip", "wrong data", "flip", saysUnseen},
 	crashtest.ReuseSeqs:           {"", "", "crash", "given twice"},
