@@ -31,6 +31,7 @@ type table struct {
 
 	counts [numStates]int
 	parks  int // how many are parked
+	holds  int // how many are held
 
 	capabilities     []capability // numbered as they come
 	capabilityByName map[string]uint32
@@ -51,6 +52,7 @@ type slab struct {
 	first   uint64           // first seq of record 0, which may be gone
 	inState [numStates]uint64
 	parked  uint64
+	held    uint64
 }
 
 // live has the bits of those that are there: each is in one state.
@@ -161,6 +163,10 @@ func (t *table) file(slot uint32, by int) {
 	if r.parked() {
 		s.parked ^= bit
 		t.parks += by
+	}
+	if r.held() {
+		s.held ^= bit
+		t.holds += by
 	}
 }
 
@@ -319,6 +325,9 @@ func (t *table) take(from *slab, b int) {
 	}
 	if from.parked>>b&1 == 1 {
 		into.parked |= bit
+	}
+	if from.held>>b&1 == 1 {
+		into.held |= bit
 	}
 	t.n++
 }

@@ -104,7 +104,7 @@ func (s *soak) command() {
 	job, known := s.e.Job(id)
 	on := wal.JobSubmitted
 	if known {
-		allowed := statemachine.Allowed(job.State)
+		allowed := job.Allowed()
 		if len(allowed) == 0 {
 			return
 		}

@@ -56,9 +56,18 @@ func TestBadInputWritesNothing(t *testing.T) {
 		"args: a channel":       {ctx, []Command{Submit(Submission{Args: make(chan int)})}, wal.ErrInvalid, "Args"},
 		"args: too large":       {ctx, []Command{Submit(Submission{Args: strings.Repeat("x", 1<<16)})}, wal.ErrTooLarge, ""},
 		"nil cause":             {ctx, []Command{Fail("taken", nil)}, wal.ErrInvalid, "cause"},
+		"step without a name":   {ctx, []Command{Step("taken", "", 1)}, wal.ErrInvalid, "step: empty"},
+		"step of bad UTF-8":     {ctx, []Command{UndoStep("taken", "\xff")}, wal.ErrInvalid, "step: not valid UTF-8"},
+		"step too long":         {ctx, []Command{Step("taken", strings.Repeat("x", 257), 1)}, wal.ErrInvalid, "step: 257 bytes"},
+		"step with control":     {ctx, []Command{Step("taken", "a\nb", 1)}, wal.ErrInvalid, "step: control"},
+		"progress: NaN":         {ctx, []Command{SetProgress("taken", math.NaN())}, wal.ErrInvalid, "Progress"},
+		"hold without a reason": {ctx, []Command{Hold("taken", "")}, wal.ErrInvalid, "reason"},
+		"release, undecided":    {ctx, []Command{Release("taken", "")}, wal.ErrInvalid, "decision"},
+		"release, not held":     {ctx, []Command{Release("taken", "go")}, statemachine.ErrNotHeld, "not held"},
+		"changed since":         {ctx, []Command{Validate("taken").IfSeq(7)}, ErrChanged, "seq 7 was its newest event, now it is seq 1"},
 		"unknown job":           {ctx, []Command{Start("nobody")}, statemachine.ErrUnknownJob, "nobody"},
 		"duplicate job":         {ctx, []Command{Submit(Submission{JobID: "taken"})}, statemachine.ErrDuplicateJob, "taken"},
-		"wrong step":            {ctx, []Command{Complete("taken", 1)}, statemachine.ErrTransition, "allowed: job_validated, job_failed"},
+		"wrong step":            {ctx, []Command{Complete("taken", 1)}, statemachine.ErrTransition, "allowed: job_validated, job_failed, job_held"},
 		"second of a group":     {ctx, []Command{Validate("taken"), Validate("taken")}, statemachine.ErrTransition, "command 2 of 2"},
 	} {
 		_, err := e.Do(c.ctx, c.command...)
@@ -133,7 +142,7 @@ func TestS1_two_commands_race_for_one_job(t *testing.T) {
 		var refused *statemachine.TransitionError
 		require.ErrorAs(t, errors.Join(errs...), &refused)
 		require.True(t, (errs[0] == nil) != (errs[1] == nil))
-		require.Equal(t, []wal.EventType{wal.JobRolledBack}, refused.Allowed)
+		require.Equal(t, []wal.EventType{wal.JobRolledBack, wal.JobStepUndone}, refused.Allowed)
 	}
 	require.NoError(t, e.Close())
 }

@@ -304,7 +304,8 @@ func TestTaleHasEverything(t *testing.T) {
 		}
 	}
 	for _, what := range []string{"no job", "parked by job_dreamt", "behind a parked job", "a problem", "job_submitted",
-		"job_validated", "job_started", "job_completed", "job_failed", "job_rolled_back"} {
+		"job_validated", "job_started", "job_completed", "job_failed", "job_rolled_back",
+		"job_resumed", "job_step", "job_progress", "job_step_undone", "job_held", "job_released"} {
 		require.Positive(t, met[what], what)
 	}
 	require.Equal(t, wholeTale(), wholeTale(), "one seed, one tale")
