@@ -149,31 +149,33 @@ func TestS1_two_commands_race_for_one_job(t *testing.T) {
 
 // Ten thousand goroutines on ten thousand jobs share syncs.
 func TestTenThousandJobsShareSyncs(t *testing.T) {
-	ctx, disk := context.Background(), crashfs.New()
-	e, err := Open(ctx, "jobs", Options{WAL: wal.Options{FS: disk}})
-	require.NoError(t, err)
-	const jobs = 10_000
-	before := disk.Count("sync")
-	var all sync.WaitGroup
-	for i := range jobs {
-		all.Go(func() {
-			id := fmt.Sprint(i)
-			for _, c := range []Command{Submit(Submission{JobID: id}), Validate(id)} {
-				if _, err := e.Do(ctx, c); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		base := crashfs.New()
+		disk := crashfs.Inject(base, crashfs.MustSchedule("sync *.jsonl #2 freeze"))
+		ctx, opts := context.Background(), Options{WAL: wal.Options{FS: disk}}
+		e, err := Open(ctx, "jobs", opts)
+		require.NoError(t, err)
+		const jobs = 10_000
+		before := base.Count("sync")
+		var all sync.WaitGroup
+		for i := range jobs {
+			all.Go(func() {
+				if _, err := e.Submit(ctx, Submission{JobID: fmt.Sprint(i)}); err != nil {
 					t.Error(err)
 				}
-			}
-		})
-	}
-	all.Wait()
-	syncs := disk.Count("sync") - before
-	t.Logf("%d events, %d syncs", 2*jobs, syncs)
-	require.Less(t, syncs, jobs)
-	require.NoError(t, e.Close())
-	e, err = Open(ctx, "jobs", Options{WAL: wal.Options{FS: disk.Crash(crashfs.SyncedOnly)}})
-	require.NoError(t, err)
-	require.Equal(t, jobs, e.Report().Jobs[statemachine.Validated])
-	require.NoError(t, e.Close())
+			})
+		}
+		synctest.Wait() // one waits for the disk, and all others for it
+		disk.Release()
+		all.Wait()
+		require.Less(t, base.Count("sync")-before, jobs/100)
+		require.NoError(t, e.Close())
+		opts.WAL.FS = base.Crash(crashfs.SyncedOnly)
+		e, err = Open(ctx, "jobs", opts)
+		require.NoError(t, err)
+		require.Equal(t, jobs, e.Report().Jobs[statemachine.Submitted])
+		require.NoError(t, e.Close())
+	})
 }
 
 // While a sync hangs, reads do not wait, a second command on the job can be given up, and the rest ends well.

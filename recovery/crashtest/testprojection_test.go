@@ -198,7 +198,9 @@ var badProjections = []struct {
 			view := o.view
 			o.view = emptyView()
 			o.mu.Unlock()
-			runtime.Gosched()
+			for range 100 { // long enough to be met, on a busy machine too
+				runtime.Gosched()
+			}
 			o.mu.Lock()
 			defer o.mu.Unlock()
 			o.view = view
