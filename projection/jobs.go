@@ -9,8 +9,8 @@ import (
 )
 
 // Jobs finds jobs by id, state, capability and time, and lists them in order: the table of all jobs that the log
-// remembers. Beyond its payloads a finished job takes some 230 bytes of heap, with an id of 32; a failed or parked one
-// 64 more and its reason. Of a forgotten job nothing stays but the fingerprint of its id, some 24 bytes, for as long as
+// remembers. Beyond its payloads a finished job takes some 230 bytes of heap, with an id of 32; a failed, held or parked one,
+// and one that says how far it is, 128 more and what it says. Of a forgotten job nothing stays but the fingerprint of its id, some 24 bytes, for as long as
 // the log says: see [Jobs.Refuses]. Use [NewJobs] or [NewJobsWith].
 //
 // One goroutine applies, by Fold, Forget or Apply, and calls Snapshot; all other methods may be called from any number
@@ -26,7 +26,7 @@ type Jobs struct {
 
 // JobsOptions are those of [NewJobsWith].
 type JobsOptions struct {
-	// HoldBytes: args and outputs of more bytes than this are not held in memory: [statemachine.Payload] knows their
+	// HoldBytes: args, outputs and progress of more bytes than this are not held in memory: [statemachine.Payload] knows their
 	// place and size. 0, the default: all are held. Negative: none.
 	HoldBytes int
 	// Floor: events of forgotten jobs may be missing from the log below this seq, since the log was compacted. What is
@@ -123,7 +123,7 @@ func (j *Jobs) isNext(e wal.Event) error {
 func (j *Jobs) shed(job *statemachine.Job) {
 	if j.opts.HoldBytes != 0 {
 		limit := max(0, j.opts.HoldBytes)
-		job.Args, job.Output = job.Args.Shed(limit), job.Output.Shed(limit)
+		job.Args, job.Output, job.Progress = job.Args.Shed(limit), job.Output.Shed(limit), job.Progress.Shed(limit)
 	}
 }
 

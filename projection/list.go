@@ -77,13 +77,13 @@ func (j *Jobs) Page(q Query) (jobs []statemachine.Job, next Cursor, err error) {
 }
 
 // Count returns how many jobs satisfy q, whatever its Order, Limit and After. By state and capability it costs nothing;
-// with Parked, Since or Until it looks at every job that may satisfy it. The error is a *[QueryError].
+// with Parked, Held, Since or Until it looks at every job that may satisfy it. The error is a *[QueryError].
 func (j *Jobs) Count(q Query) (int, error) {
 	q.Order, q.Descending, q.Limit, q.After = BySubmission, false, 0, Cursor{}
 	if err := q.Validate(); err != nil {
 		return 0, err
 	}
-	if q.Parked == nil && !q.wantsTime() {
+	if q.Parked == nil && q.Held == nil && !q.wantsTime() {
 		return j.countFiled(&q), nil
 	}
 	count := 0
@@ -301,6 +301,9 @@ func (j *Jobs) candidatesFor(q *Query) candidates {
 	if q.Parked != nil && *q.Parked {
 		c.count = min(c.count, j.parks)
 	}
+	if q.Held != nil && *q.Held {
+		c.count = min(c.count, j.holds)
+	}
 	listed := 0
 	for _, n := range c.capabilities {
 		listed += len(j.capabilities[n].slots)
@@ -315,6 +318,7 @@ func (c *candidates) match(r *record) bool {
 	return slices.Contains(c.states, r.state) &&
 		(len(c.q.Capabilities) == 0 || slices.Contains(c.capabilities, r.capability)) &&
 		(c.q.Parked == nil || *c.q.Parked == r.parked()) &&
+		(c.q.Held == nil || *c.q.Held == r.held()) &&
 		(!c.q.wantsTime() || c.q.inTime(r.time(0)))
 }
 
@@ -405,11 +409,16 @@ func (c *candidates) word(s *slab) uint64 {
 	for _, state := range c.states {
 		word |= s.inState[state]
 	}
+	return only(c.q.Held, s.held, only(c.q.Parked, s.parked, word))
+}
+
+// only leaves of word what is in the set, or what is not, as it is wanted; all where that does not matter.
+func only(wanted *bool, set, word uint64) uint64 {
 	switch {
-	case c.q.Parked == nil:
+	case wanted == nil:
 		return word
-	case *c.q.Parked:
-		return word & s.parked
+	case *wanted:
+		return word & set
 	}
-	return word &^ s.parked
+	return word &^ set
 }

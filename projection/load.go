@@ -149,12 +149,15 @@ func (l *loader) job(b *blockParser) {
 	r := record{seq: first + h.uint(), epoch: h.uint()}
 	capability, flags := h.uint(), h.uint()
 	r.state, r.before = uint8(flags&7), uint8(flags>>3&7)
+	attempts, steps := l.counts(h, flags)
 	l.times(&r, h, flags)
 	args := l.place(h, first)
 	output := l.place(h, first)
+	var progress payloadPlace
 	if flags&hasMore != 0 {
-		l.more(&r, h)
+		progress = l.more(&r, h, first)
 	}
+	l.keepCounts(&r, attempts, steps)
 	at := l.locate(id)
 	switch {
 	case h.bad:
@@ -171,9 +174,35 @@ func (l *loader) job(b *blockParser) {
 		l.first = first
 		l.insert(at, id, l.names[capability], first, &r)
 		into := l.record(uint32(l.n - 1))
-		into.args = l.payload(b, args, uint32(l.n-1), false)
-		into.output = l.payload(b, output, uint32(l.n-1), true)
+		into.args = l.payload(b, args, uint32(l.n-1), ofArgs)
+		into.output = l.payload(b, output, uint32(l.n-1), ofOutput)
+		if into.more != nil {
+			into.more.progress = l.payload(b, progress, uint32(l.n-1), ofProgress)
+		}
 	}
+}
+
+// counts reads the attempts and the steps.
+func (l *loader) counts(h *parser, flags uint64) (attempts, steps uint64) {
+	if flags&hasCounts == 0 {
+		return 0, 0
+	}
+	attempts, steps = h.uint(), h.uint()
+	if max(attempts, steps) > l.last { // there is an event for each
+		l.failf("%d attempts and %d steps in %d events", attempts, steps, l.last)
+	}
+	return attempts, steps
+}
+
+func (l *loader) keepCounts(r *record, attempts, steps uint64) {
+	r.attempts, r.steps = uint8(min(attempts, manyOf)), uint8(min(steps, manyOf))
+	if max(r.attempts, r.steps) < manyOf {
+		return
+	}
+	if r.more == nil {
+		r.more = new(more)
+	}
+	r.more.attempts, r.more.steps = int(attempts), int(steps)
 }
 
 func (l *loader) insert(at location, id, capability string, first uint64, r *record) {
@@ -219,12 +248,12 @@ func (l *loader) place(h *parser, first uint64) payloadPlace {
 }
 
 // payload returns what is to be kept. The bytes of a long one come behind the block.
-func (l *loader) payload(b *blockParser, p payloadPlace, slot uint32, output bool) statemachine.Payload {
+func (l *loader) payload(b *blockParser, p payloadPlace, slot uint32, of payloadOf) statemachine.Payload {
 	switch {
 	case p.kind == payloadNone:
 		return statemachine.Payload{}
 	case p.kind == payloadHeld && p.size > shortLen:
-		l.long = append(l.long, longPlace{p, slot, output})
+		l.long = append(l.long, longPlace{p, slot, of})
 		return statemachine.Payload{}
 	case p.kind == payloadHeld:
 		if raw := b.short.cut(p.size); !l.sheds(p.size) {
@@ -248,16 +277,32 @@ func (l *loader) held(p payloadPlace, raw []byte) statemachine.Payload {
 
 type longPlace struct {
 	payloadPlace
-	slot   uint32
-	output bool
+	slot uint32
+	of   payloadOf
+}
+
+// payloadOf says which of a job's payloads one is.
+type payloadOf uint8
+
+const (
+	ofArgs payloadOf = iota
+	ofOutput
+	ofProgress
+)
+
+func (r *record) payload(of payloadOf) *statemachine.Payload {
+	switch of {
+	case ofArgs:
+		return &r.args
+	case ofOutput:
+		return &r.output
+	}
+	return &r.more.progress
 }
 
 func (l *loader) loadLong() {
 	for _, p := range l.long {
-		into := &l.record(p.slot).args
-		if p.output {
-			into = &l.record(p.slot).output
-		}
+		into := l.record(p.slot).payload(p.of)
 		if l.sheds(p.size) {
 			l.skip(p.size)
 			*into = statemachine.UnheldPayload(p.seq, int(p.size))
@@ -284,8 +329,10 @@ func (a *arena) clone(raw []byte) []byte {
 	return kept
 }
 
-func (l *loader) more(r *record, h *parser) {
-	m := &more{err: h.text(), rollback: h.text(), parked: h.text(), parkedSeq: h.uint()}
+// more returns the place of what is said of the job's progress.
+func (l *loader) more(r *record, h *parser, first uint64) payloadPlace {
+	m := &more{err: h.text(), rollback: h.text(), parked: h.text(), held: h.text(), parkedSeq: h.uint()}
+	progress := l.place(h, first)
 	for i, at := range r.times {
 		if at == farTime {
 			if m.far == nil {
@@ -296,6 +343,7 @@ func (l *loader) more(r *record, h *parser) {
 		}
 	}
 	r.more = m
+	return progress
 }
 
 // linkAll brings the jobs in order of update.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -120,6 +121,7 @@ func satisfies(job statemachine.Job, q Query) bool {
 	return (len(q.States) == 0 || slices.Contains(q.States, job.State)) &&
 		(len(q.Capabilities) == 0 || slices.Contains(q.Capabilities, job.Capability)) &&
 		(q.Parked == nil || *q.Parked == (job.Parked != "")) &&
+		(q.Held == nil || *q.Held == (job.Held != "")) &&
 		(q.Since.IsZero() || !at.IsZero() && !at.Before(q.Since)) &&
 		(q.Until.IsZero() || !at.IsZero() && at.Before(q.Until))
 }
@@ -145,7 +147,7 @@ func drawEvent(t *rapid.T, m *model) wal.Event {
 	e.Capability = rapid.SampledFrom(capabilityNames).Draw(t, "capability")
 	job := m.jobs[e.JobID]
 	e.Prev = job.Seq
-	allowed := statemachine.Allowed(job.State)
+	allowed := job.Allowed()
 	if kind == 1 || len(allowed) == 0 {
 		allowed = []wal.EventType{wal.JobStarted, wal.JobSubmitted, "job_paused"}
 	}
@@ -155,7 +157,9 @@ func drawEvent(t *rapid.T, m *model) wal.Event {
 		e.Args = json.RawMessage(`[1]`)
 	case wal.JobCompleted:
 		e.Output = json.RawMessage(fmt.Sprint(e.Seq))
-	case wal.JobFailed, wal.JobRolledBack:
+	case wal.JobProgress, wal.JobStep:
+		e.Output = json.RawMessage(fmt.Sprintf(`"%d%s"`, e.Seq, strings.Repeat(".", rapid.SampledFrom([]int{0, 9, 600}).Draw(t, "far"))))
+	case wal.JobFailed, wal.JobRolledBack, wal.JobHeld, wal.JobReleased:
 		e.Error = rapid.SampledFrom([]string{"", "exit status 1"}).Draw(t, "error")
 	}
 	return e
@@ -221,6 +225,9 @@ func drawQuery(t *rapid.T) Query {
 	}
 	if rapid.IntRange(0, 3).Draw(t, "by parked") == 0 {
 		q.Parked = new(rapid.Bool().Draw(t, "parked"))
+	}
+	if rapid.IntRange(0, 3).Draw(t, "by held") == 0 {
+		q.Held = new(rapid.Bool().Draw(t, "held"))
 	}
 	if rapid.IntRange(0, 3).Draw(t, "by time") == 0 {
 		q.Since, q.Until = drawTime(t), drawTime(t)

@@ -7,7 +7,7 @@ import (
 	"github.com/jobwal/jobwal/statemachine"
 )
 
-// A record is a job, packed: 168 bytes in place of 328. What few jobs have is put aside in more.
+// A record is a job, packed: 168 bytes in place of 392. What few jobs have is put aside in more.
 type record struct {
 	id           string
 	args, output statemachine.Payload
@@ -20,12 +20,19 @@ type record struct {
 	older, newer uint32 // neighbours in order of update; none at the ends
 	state        uint8  // numbers of the states
 	before       uint8
+	attempts     uint8 // manyOf: in more
+	steps        uint8
 }
 
+// manyOf are so many attempts or steps that their number stands in more.
+const manyOf = math.MaxUint8
+
 type more struct {
-	err, rollback, parked string
-	parkedSeq             uint64
-	far                   *[5]time.Time
+	err, rollback, parked, held string
+	parkedSeq                   uint64
+	attempts, steps             int // both, if either is in more
+	progress                    statemachine.Payload
+	far                         *[5]time.Time
 }
 
 const (
@@ -66,10 +73,26 @@ func (r *record) pack(job *statemachine.Job, state, before uint8) {
 			far[i] = t.UTC()
 		}
 	}
+	r.attempts, r.steps = uint8(min(job.Attempts, manyOf)), uint8(min(job.Steps, manyOf))
+	many := r.attempts == manyOf || r.steps == manyOf
 	r.more = nil
-	if far != nil || job.Error != "" || job.RollbackReason != "" || job.Parked != "" {
-		r.more = &more{job.Error, job.RollbackReason, job.Parked, job.ParkedSeq, far}
+	if far != nil || many || job.Error+job.RollbackReason+job.Parked+job.Held != "" || !job.Progress.IsZero() {
+		r.more = &more{
+			err: job.Error, rollback: job.RollbackReason, parked: job.Parked, held: job.Held, parkedSeq: job.ParkedSeq,
+			progress: job.Progress, far: far,
+		}
+		if many {
+			r.more.attempts, r.more.steps = job.Attempts, job.Steps
+		}
 	}
+}
+
+// counts returns how many attempts and steps there were.
+func (r *record) counts() (attempts, steps int) {
+	if r.attempts == manyOf || r.steps == manyOf {
+		return r.more.attempts, r.more.steps
+	}
+	return int(r.attempts), int(r.steps)
 }
 
 func (r *record) time(i int) time.Time {
@@ -81,6 +104,8 @@ func (r *record) time(i int) time.Time {
 
 func (r *record) parked() bool { return r.more != nil && r.more.parked != "" }
 
+func (r *record) held() bool { return r.more != nil && r.more.held != "" }
+
 func (r *record) unpack(capability string) statemachine.Job {
 	job := statemachine.Job{
 		ID: r.id, Capability: capability, State: states[r.state], Before: states[r.before],
@@ -89,6 +114,8 @@ func (r *record) unpack(capability string) statemachine.Job {
 	}
 	if m := r.more; m != nil {
 		job.Error, job.RollbackReason, job.Parked, job.ParkedSeq = m.err, m.rollback, m.parked, m.parkedSeq
+		job.Held, job.Progress = m.held, m.progress
 	}
+	job.Attempts, job.Steps = r.counts()
 	return job
 }

@@ -289,8 +289,8 @@ func (x *encoder) block(records []record) error {
 	return x.flush(pieceLen)
 }
 
-// job appends one to the block's head: the length of its id, first seq, newest seq, epoch, capability, states, times,
-// payloads, and what few have. Seqs and times are written as what they differ by.
+// job appends one to the block's head: the length of its id, first seq, newest seq, epoch, capability, states, attempts and
+// steps, times, payloads, and what few have. Seqs and times are written as what they differ by.
 func (x *encoder) job(r *record) {
 	x.ids = append(x.ids, r.id...)
 	h := binary.AppendUvarint(x.head, uint64(len(r.id)))
@@ -303,10 +303,17 @@ func (x *encoder) job(r *record) {
 	if r.more != nil {
 		flags |= hasMore
 	}
+	attempts, steps := r.counts()
+	if attempts|steps != 0 {
+		flags |= hasCounts
+	}
 	for i, at := range r.times {
 		flags |= timeKind(at) << (timesShift + 2*i)
 	}
 	h = binary.AppendUvarint(h, flags)
+	if flags&hasCounts != 0 {
+		h = binary.AppendUvarint(binary.AppendUvarint(h, uint64(attempts)), uint64(steps))
+	}
 	for _, at := range r.times {
 		if timeKind(at) == timeNear {
 			h = binary.AppendVarint(h, at-x.time)
@@ -325,6 +332,7 @@ func (x *encoder) job(r *record) {
 const (
 	hasMore    = 1 << 6
 	timesShift = 7 // two bits for each time
+	hasCounts  = 1 << (timesShift + 2*5)
 
 	timeNone = 0
 	timeNear = 1 // nanoseconds, behind the flags
@@ -372,7 +380,8 @@ func (x *encoder) payload(p statemachine.Payload, first uint64) {
 func (x *encoder) more(r *record) {
 	m := r.more
 	x.head = appendText(appendText(appendText(x.head, m.err), m.rollback), m.parked)
-	x.head = binary.AppendUvarint(x.head, m.parkedSeq)
+	x.head = binary.AppendUvarint(appendText(x.head, m.held), m.parkedSeq)
+	x.payload(m.progress, r.first)
 	for i, at := range r.times {
 		if at == farTime {
 			x.head = appendTime(x.head, m.far[i])

@@ -2,6 +2,7 @@ package projection
 
 import (
 	"hash/maphash"
+	"math"
 	"math/bits"
 	"slices"
 	"sort"
@@ -30,6 +31,7 @@ type table struct {
 
 	counts [numStates]int
 	parks  int // how many are parked
+	holds  int // how many are held
 
 	capabilities     []capability // numbered as they come
 	capabilityByName map[string]uint32
@@ -50,6 +52,7 @@ type slab struct {
 	first   uint64           // first seq of record 0, which may be gone
 	inState [numStates]uint64
 	parked  uint64
+	held    uint64
 }
 
 // live has the bits of those that are there: each is in one state.
@@ -161,6 +164,10 @@ func (t *table) file(slot uint32, by int) {
 		s.parked ^= bit
 		t.parks += by
 	}
+	if r.held() {
+		s.held ^= bit
+		t.holds += by
+	}
 }
 
 // link makes the job the newest.
@@ -258,7 +265,7 @@ type limits struct {
 	slack int // at so many records more than four times those that are needed
 }
 
-var defaultLimits = limits{slots: 1 << 31, slabs: 1 << 14, slack: 1 << 14}
+var defaultLimits = limits{slots: math.MaxInt32, slabs: 1 << 14, slack: 1 << 14}
 
 // hollow tells whether holes take more than the jobs do, so that renumbering costs less than what was forgotten since
 // it was last done.
@@ -318,6 +325,9 @@ func (t *table) take(from *slab, b int) {
 	}
 	if from.parked>>b&1 == 1 {
 		into.parked |= bit
+	}
+	if from.held>>b&1 == 1 {
+		into.held |= bit
 	}
 	t.n++
 }

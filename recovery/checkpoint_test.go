@@ -25,7 +25,6 @@ import (
 type witness struct {
 	events []wal.Event // of all openings
 	last   uint64      // of this opening
-	again  bool        // it was built anew
 	broken error
 }
 
@@ -105,7 +104,7 @@ func (s *soak) command() {
 	job, known := s.e.Job(id)
 	on := wal.JobSubmitted
 	if known {
-		allowed := statemachine.Allowed(job.State)
+		allowed := job.Allowed()
 		if len(allowed) == 0 {
 			return
 		}

@@ -30,7 +30,10 @@ type Command struct {
 	payload    any
 	text       string
 	field      string // of the payload, for errors
+	step       string // its name
 	bad        error
+
+	ifSeq uint64 // see IfSeq
 }
 
 // Submit makes a new job.
@@ -95,7 +98,10 @@ func (c *Command) encode() (wal.Event, error) {
 	} else {
 		e.Output = raw
 	}
-	return e, nil
+	if c.step != "" {
+		e.Args, err = marshal(stepArgs{c.step})
+	}
+	return e, err
 }
 
 // marshal is json.Marshal without its rewriting of <, > and &, which reaches even into a json.RawMessage.

@@ -56,9 +56,18 @@ func TestBadInputWritesNothing(t *testing.T) {
 		"args: a channel":       {ctx, []Command{Submit(Submission{Args: make(chan int)})}, wal.ErrInvalid, "Args"},
 		"args: too large":       {ctx, []Command{Submit(Submission{Args: strings.Repeat("x", 1<<16)})}, wal.ErrTooLarge, ""},
 		"nil cause":             {ctx, []Command{Fail("taken", nil)}, wal.ErrInvalid, "cause"},
+		"step without a name":   {ctx, []Command{Step("taken", "", 1)}, wal.ErrInvalid, "step: empty"},
+		"step of bad UTF-8":     {ctx, []Command{UndoStep("taken", "\xff")}, wal.ErrInvalid, "step: not valid UTF-8"},
+		"step too long":         {ctx, []Command{Step("taken", strings.Repeat("x", 257), 1)}, wal.ErrInvalid, "step: 257 bytes"},
+		"step with control":     {ctx, []Command{Step("taken", "a\nb", 1)}, wal.ErrInvalid, "step: control"},
+		"progress: NaN":         {ctx, []Command{SetProgress("taken", math.NaN())}, wal.ErrInvalid, "Progress"},
+		"hold without a reason": {ctx, []Command{Hold("taken", "")}, wal.ErrInvalid, "reason"},
+		"release, undecided":    {ctx, []Command{Release("taken", "")}, wal.ErrInvalid, "decision"},
+		"release, not held":     {ctx, []Command{Release("taken", "go")}, statemachine.ErrNotHeld, "not held"},
+		"changed since":         {ctx, []Command{Validate("taken").IfSeq(7)}, ErrChanged, "seq 7 was its newest event, now it is seq 1"},
 		"unknown job":           {ctx, []Command{Start("nobody")}, statemachine.ErrUnknownJob, "nobody"},
 		"duplicate job":         {ctx, []Command{Submit(Submission{JobID: "taken"})}, statemachine.ErrDuplicateJob, "taken"},
-		"wrong step":            {ctx, []Command{Complete("taken", 1)}, statemachine.ErrTransition, "allowed: job_validated, job_failed"},
+		"wrong step":            {ctx, []Command{Complete("taken", 1)}, statemachine.ErrTransition, "allowed: job_validated, job_failed, job_held"},
 		"second of a group":     {ctx, []Command{Validate("taken"), Validate("taken")}, statemachine.ErrTransition, "command 2 of 2"},
 	} {
 		_, err := e.Do(c.ctx, c.command...)
@@ -133,38 +142,40 @@ func TestS1_two_commands_race_for_one_job(t *testing.T) {
 		var refused *statemachine.TransitionError
 		require.ErrorAs(t, errors.Join(errs...), &refused)
 		require.True(t, (errs[0] == nil) != (errs[1] == nil))
-		require.Equal(t, []wal.EventType{wal.JobRolledBack}, refused.Allowed)
+		require.Equal(t, []wal.EventType{wal.JobRolledBack, wal.JobStepUndone}, refused.Allowed)
 	}
 	require.NoError(t, e.Close())
 }
 
 // Ten thousand goroutines on ten thousand jobs share syncs.
 func TestTenThousandJobsShareSyncs(t *testing.T) {
-	ctx, disk := context.Background(), crashfs.New()
-	e, err := Open(ctx, "jobs", Options{WAL: wal.Options{FS: disk}})
-	require.NoError(t, err)
-	const jobs = 10_000
-	before := disk.Count("sync")
-	var all sync.WaitGroup
-	for i := range jobs {
-		all.Go(func() {
-			id := fmt.Sprint(i)
-			for _, c := range []Command{Submit(Submission{JobID: id}), Validate(id)} {
-				if _, err := e.Do(ctx, c); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		base := crashfs.New()
+		disk := crashfs.Inject(base, crashfs.MustSchedule("sync *.jsonl #2 freeze"))
+		ctx, opts := context.Background(), Options{WAL: wal.Options{FS: disk}}
+		e, err := Open(ctx, "jobs", opts)
+		require.NoError(t, err)
+		const jobs = 10_000
+		before := base.Count("sync")
+		var all sync.WaitGroup
+		for i := range jobs {
+			all.Go(func() {
+				if _, err := e.Submit(ctx, Submission{JobID: fmt.Sprint(i)}); err != nil {
 					t.Error(err)
 				}
-			}
-		})
-	}
-	all.Wait()
-	syncs := disk.Count("sync") - before
-	t.Logf("%d events, %d syncs", 2*jobs, syncs)
-	require.Less(t, syncs, jobs)
-	require.NoError(t, e.Close())
-	e, err = Open(ctx, "jobs", Options{WAL: wal.Options{FS: disk.Crash(crashfs.SyncedOnly)}})
-	require.NoError(t, err)
-	require.Equal(t, jobs, e.Report().Jobs[statemachine.Validated])
-	require.NoError(t, e.Close())
+			})
+		}
+		synctest.Wait() // one waits for the disk, and all others for it
+		disk.Release()
+		all.Wait()
+		require.Less(t, base.Count("sync")-before, jobs/100)
+		require.NoError(t, e.Close())
+		opts.WAL.FS = base.Crash(crashfs.SyncedOnly)
+		e, err = Open(ctx, "jobs", opts)
+		require.NoError(t, err)
+		require.Equal(t, jobs, e.Report().Jobs[statemachine.Submitted])
+		require.NoError(t, e.Close())
+	})
 }
 
 // While a sync hangs, reads do not wait, a second command on the job can be given up, and the rest ends well.

@@ -2,7 +2,7 @@
 // event, and after a crash has every acknowledged event back and knows which jobs were interrupted, and in which step.
 //
 //	engine, err := recovery.Open(ctx, "jobs", recovery.Options{})
-//	for _, job := range engine.Interrupted() { … } // resume, fail, or undo: the caller knows what the job means
+//	for _, job := range engine.Interrupted() { … } // resume, fail, or undo; or make a plan of it, see below
 //	job, err := engine.Submit(ctx, recovery.Submission{Capability: "shell", Args: args})
 //	job, err = engine.Validate(ctx, job.ID)
 //	job, err = engine.Start(ctx, job.ID) // durable before the work begins
@@ -60,6 +60,24 @@
 //	while the log was compacted            has the old set, or the new one, and finishes what is left (wal: C15 to C17)
 //	after it, with checkpoints damaged     replays what was carried and what lies behind, and says so; the jobs are
 //	                                       whole, projections may be incomplete
+//
+// # After a crash: a plan
+//
+// What to do with the interrupted jobs is decided before anything is done. [Engine.Plan] looks at each and writes down the
+// evidence, an action and a reason, by a [Policy]; [DefaultPolicy] goes by what running a capability twice means ([Effect]).
+// A [Plan] can be printed, kept, compared and edited; [Plan.Apply] carries it out, each decision only if the job is still as
+// it was looked at, and each one durable before a function acts on it. So:
+//
+//	the process dies …                       the same plan, applied again
+//	before a decision is durable             carries it out
+//	after it is durable                      leaves the job alone: it has changed since
+//	after an attempt (job_resumed), before   leaves it alone; the next plan has the job, with one attempt more
+//	  or in the work
+//	between a failure and its rollback       goes on with the rollback, which may have been done in part
+//
+// A started job that waits for a person is held ([Engine.Hold]): it is not interrupted any more, takes nothing but its
+// release and its ends, and is listed in the [Report]. What is decided is an event ([Engine.Release]). [Engine.Explain] tells
+// one job's story, with what it waits for; [Engine.Export] writes it to a file, of which crashtest.Fixture makes a test.
 //
 // # Concurrency
 //

@@ -33,6 +33,8 @@ type Engine struct {
 	kept    uint64         // seq of the newest checkpoint
 	lacking []string       // projections that are not in it
 
+	no refusedCommands // the newest ones
+
 	gate     sync.RWMutex // held for reading by a command from its first look at a job until its event is applied
 	closed   bool         // guarded by gate
 	closeErr error
@@ -81,7 +83,8 @@ func (e *Engine) one(ctx context.Context, c Command) (statemachine.Job, error) {
 // once. It returns when they are durable and applied, with the job of each command as it stands after all of them.
 //
 // Nothing is written when it returns one of: a *[statemachine.TransitionError] (it says what would have been allowed;
-// ErrUnknownJob or ErrDuplicateJob where that is the reason), a *[statemachine.ParkedError], a *[ForgottenError], [ErrConflict],
+// ErrUnknownJob or ErrDuplicateJob where that is the reason), a *[statemachine.ParkedError], a *[statemachine.HeldError],
+// a *[ForgottenError], a *[ChangedError], [ErrConflict],
 // wal.ErrInvalid, wal.ErrTooLarge, wal.ErrNoSpace, wal.ErrReadOnly, wal.ErrClosed, or ctx's error, without
 // wal.ErrOutcomeUnknown. wal.ErrFailed is for good. Together with wal.ErrOutcomeUnknown, whichever it is, the events may
 // be there at the next Open. With several commands, the error of one of them says which.
@@ -89,6 +92,14 @@ func (e *Engine) one(ctx context.Context, c Command) (statemachine.Job, error) {
 // Commands on one job wait for each other, those on different jobs share a sync. ctx ends the wait for the job, or for a
 // place in the log's queue; once queued, the call waits for the outcome.
 func (e *Engine) Do(ctx context.Context, commands ...Command) ([]statemachine.Job, error) {
+	jobs, err := e.do(ctx, commands)
+	if err != nil {
+		e.no.note(commands, e.opts.WAL.Now(), err)
+	}
+	return jobs, err
+}
+
+func (e *Engine) do(ctx context.Context, commands []Command) ([]statemachine.Job, error) {
 	if ctx == nil {
 		return nil, &wal.InvalidError{Field: "context", Reason: "nil"}
 	}
@@ -114,6 +125,9 @@ func (e *Engine) Do(ctx context.Context, commands ...Command) ([]statemachine.Jo
 	// Again: whoever had a job until now may have gone because nothing is applied any more, and left it as it was before
 	// his event.
 	if err := e.refused(); err != nil {
+		return nil, err
+	}
+	if err := e.expected(commands); err != nil {
 		return nil, err
 	}
 	if err := e.fire(ctx, events); err != nil {
@@ -286,9 +300,9 @@ func (e *Engine) Read(ctx context.Context, p statemachine.Payload) (json.RawMess
 
 // Interrupted returns the jobs that are not finished and whose newest event was written under an epoch that no longer
 // lives: whoever was at work on them is gone. In order of submission. Parked jobs are not among them, since they take no
-// commands; [Report] lists those.
+// commands, nor held ones, which wait for somebody's decision and for nothing else; [Report] lists both.
 func (e *Engine) Interrupted() []statemachine.Job {
-	q := projection.Query{Parked: new(false),
+	q := projection.Query{Parked: new(false), Held: new(false),
 		States: []statemachine.State{statemachine.Submitted, statemachine.Validated, statemachine.Started}}
 	var jobs []statemachine.Job
 	for job := range e.jobs.List(q) {

@@ -48,6 +48,12 @@ func TestS1_every_command_in_every_state(t *testing.T) {
 		wal.JobCompleted:  func(id string) (statemachine.Job, error) { return e.Complete(ctx, id, nil) },
 		wal.JobFailed:     func(id string) (statemachine.Job, error) { return e.Fail(ctx, id, errBroken) },
 		wal.JobRolledBack: func(id string) (statemachine.Job, error) { return e.RollBack(ctx, id, "") },
+		wal.JobResumed:    func(id string) (statemachine.Job, error) { return e.Resume(ctx, id) },
+		wal.JobStep:       func(id string) (statemachine.Job, error) { return e.Step(ctx, id, "one", 1) },
+		wal.JobProgress:   func(id string) (statemachine.Job, error) { return e.SetProgress(ctx, id, nil) },
+		wal.JobStepUndone: func(id string) (statemachine.Job, error) { return e.UndoStep(ctx, id, "one") },
+		wal.JobHeld:       func(id string) (statemachine.Job, error) { return e.Hold(ctx, id, "why") },
+		wal.JobReleased:   func(id string) (statemachine.Job, error) { return e.Release(ctx, id, "go on") },
 	}
 	for from, way := range ways {
 		for _, kind := range kinds {
@@ -58,6 +64,14 @@ func TestS1_every_command_in_every_state(t *testing.T) {
 			}
 			last := e.log.LastSeq()
 			job, err := call[kind](id)
+			if kind == wal.JobReleased && step(from, kind) != "" {
+				require.Equal(t, &statemachine.HeldError{JobID: id, Event: kind}, err, "it is not held")
+				require.Equal(t, last, e.log.LastSeq())
+				_, err = e.Hold(ctx, id, "why")
+				require.NoError(t, err)
+				last++
+				job, err = call[kind](id)
+			}
 			if to := step(from, kind); to != "" {
 				require.NoError(t, err)
 				require.Equal(t, []any{id, to, last + 1}, []any{job.ID, job.State, job.Seq})
@@ -69,7 +83,9 @@ func TestS1_every_command_in_every_state(t *testing.T) {
 			require.ErrorAs(t, err, &refused, id)
 			require.ErrorIs(t, err, statemachine.ErrTransition)
 			require.Zero(t, job)
-			legal := slices.DeleteFunc(slices.Clone(kinds), func(k wal.EventType) bool { return step(from, k) == "" })
+			legal := slices.DeleteFunc(slices.Clone(kinds), func(k wal.EventType) bool {
+				return step(from, k) == "" || k == wal.JobReleased // no job here is held
+			})
 			require.Equal(t, &statemachine.TransitionError{JobID: id, From: from, Event: kind, Allowed: slices.Clip(refused.Allowed)}, refused)
 			require.Equal(t, append([]wal.EventType{}, legal...), append([]wal.EventType{}, refused.Allowed...))
 			require.Equal(t, from == "", errors.Is(err, statemachine.ErrUnknownJob), id)

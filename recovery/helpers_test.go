@@ -36,12 +36,39 @@ func step(from statemachine.State, on wal.EventType) statemachine.State {
 		if from == "completed" || from == "failed" {
 			return "rolled_back"
 		}
+	case wal.JobResumed, wal.JobStep, wal.JobProgress:
+		if from == "started" {
+			return from
+		}
+	case wal.JobStepUndone:
+		if from == "completed" || from == "failed" {
+			return from
+		}
+	case wal.JobHeld, wal.JobReleased:
+		if from == "submitted" || from == "validated" || from == "started" {
+			return from
+		}
 	}
 	return ""
 }
 
+// holdStep is the other half of the reference machine: whether a job that is held, or not, may take the event, and
+// whether it is held then.
+func holdStep(held bool, on wal.EventType) (after, ok bool) {
+	switch on {
+	case wal.JobHeld:
+		return true, !held
+	case wal.JobReleased:
+		return false, held
+	case wal.JobFailed, wal.JobCompleted:
+		return false, true
+	}
+	return held, !held
+}
+
 var kinds = []wal.EventType{
 	wal.JobSubmitted, wal.JobValidated, wal.JobStarted, wal.JobCompleted, wal.JobFailed, wal.JobRolledBack,
+	wal.JobResumed, wal.JobStep, wal.JobProgress, wal.JobStepUndone, wal.JobHeld, wal.JobReleased,
 }
 
 // commandOf is a command with nothing to say.
@@ -57,6 +84,18 @@ func commandOf(on wal.EventType, id string) Command {
 		return Complete(id, nil)
 	case wal.JobFailed:
 		return Fail(id, errors.New("no"))
+	case wal.JobResumed:
+		return Resume(id)
+	case wal.JobStep:
+		return Step(id, "one", 1)
+	case wal.JobProgress:
+		return SetProgress(id, nil)
+	case wal.JobStepUndone:
+		return UndoStep(id, "one")
+	case wal.JobHeld:
+		return Hold(id, "why")
+	case wal.JobReleased:
+		return Release(id, "go on")
 	}
 	return RollBack(id, "")
 }

@@ -261,8 +261,8 @@ func TestPayloads_stay_on_disk(t *testing.T) {
 		e, err = Open(ctx, dir, opts)
 		require.NoError(t, err)
 		require.Equal(t, checkpointed, e.Report().Checkpoint > 0)
-		grown := heap() - before
-		require.Less(t, grown, uint64(15<<20), "bytes of heap for %d jobs with outputs of %d", jobs, each)
+		grown := int64(heap()) - int64(before)
+		require.Less(t, grown, int64(15<<20), "bytes of heap for %d jobs with outputs of %d", jobs, each)
 		job, _ := e.Job(fmt.Sprintf("%032x", jobs/2))
 		require.Greater(t, job.Output.Size(), each)
 		raw, err := e.Read(ctx, job.Output)

@@ -29,7 +29,9 @@ type counter struct {
 	loadErr error
 }
 
-func newCounter() *counter { return &counter{name: "counter", version: 1, counts: map[wal.EventType]int{}} }
+func newCounter() *counter {
+	return &counter{name: "counter", version: 1, counts: map[wal.EventType]int{}}
+}
 
 func (c *counter) Name() string { return c.name }
 func (c *counter) Version() int { return c.version }

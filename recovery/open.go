@@ -36,7 +36,7 @@ type Options struct {
 	// not taken for a new job. It costs some 24 bytes of heap an id, and on disk the id itself. Default: as long again as
 	// a finished job is remembered (Retain, or what Compact is given). Negative: an id may be used again at once.
 	RefuseIDs time.Duration
-	// HoldBytes: args and outputs of more bytes are not held in memory; [Engine.Read] reads them from the log. Default
+	// HoldBytes: args, outputs and progress of more bytes are not held in memory; [Engine.Read] reads them from the log. Default
 	// 1024; negative: all are held.
 	HoldBytes int
 	// Archive, if set, is handed each segment that compaction is about to remove, oldest first. An error keeps that

@@ -116,7 +116,7 @@ func checkBad(t *testing.T, e *Engine, says string, unknown bool) {
 	require.EqualValues(t, 3, job.ParkedSeq)
 	require.NotContains(t, inOrder(e.Interrupted()), "bad")
 	last := e.log.LastSeq()
-	for _, c := range []Command{Submit(Submission{JobID: "bad"}), Validate("bad"), Start("bad"), Complete("bad", 1), Fail("bad", errBroken), RollBack("bad", "")} {
+	for _, c := range []Command{Submit(Submission{JobID: "bad"}), Validate("bad"), Start("bad"), Complete("bad", 1), Fail("bad", errBroken), RollBack("bad", ""), Hold("bad", "why")} {
 		_, err := e.Do(ctx, c)
 		var parked *statemachine.ParkedError
 		require.ErrorAs(t, err, &parked)
@@ -142,6 +142,7 @@ func TestR4_R2_any_events_at_all(t *testing.T) {
 		require.NoError(t, err)
 		type ref struct {
 			state  statemachine.State
+			held   bool
 			seq    uint64
 			parked uint64
 		}
@@ -154,19 +155,23 @@ func TestR4_R2_any_events_at_all(t *testing.T) {
 				e.Prev = rapid.Uint64Range(0, seq-1).Draw(t, "prev")
 			}
 			if rapid.Bool().Draw(t, "legal") {
-				legal := slices.DeleteFunc(slices.Clone(kinds), func(k wal.EventType) bool { return step(job.state, k) == "" })
+				legal := slices.DeleteFunc(slices.Clone(kinds), func(k wal.EventType) bool {
+					_, may := holdStep(job.held, k)
+					return step(job.state, k) == "" || !may
+				})
 				if len(legal) > 0 {
 					e.Type = rapid.SampledFrom(legal).Draw(t, "legal type")
 				}
 			}
 			_, err := l.Append(context.Background(), e)
 			require.NoError(t, err)
+			holds, may := holdStep(job.held, e.Type)
 			switch to := step(job.state, e.Type); {
 			case job.parked != 0:
-			case e.Prev != job.seq || to == "":
+			case e.Prev != job.seq || to == "" || !may:
 				job.parked = seq
 			default:
-				job.state = to
+				job.state, job.held = to, holds
 			}
 			job.seq = seq
 			want[id] = job
@@ -181,6 +186,7 @@ func TestR4_R2_any_events_at_all(t *testing.T) {
 				require.True(t, known)
 				require.Equal(t, []any{ref.state, ref.seq, ref.parked}, []any{job.State, job.Seq, job.ParkedSeq}, id)
 				require.Equal(t, ref.parked != 0, job.Parked != "")
+				require.Equal(t, ref.held, job.Held != "")
 				if ref.parked != 0 {
 					parked++
 				}

@@ -33,6 +33,9 @@ type Report struct {
 	Interrupted int // see [Engine.Interrupted]
 	// Parked are jobs that take no more commands, and why ([statemachine.Job].Parked); the first 1,000.
 	Parked []statemachine.Job
+	// Held are jobs that wait for somebody's decision, and why ([statemachine.Job].Held), unless they are parked; the
+	// first 1,000.
+	Held []statemachine.Job
 	// Unreadable are events of which not even the job can be made out; the first 1,000.
 	Unreadable []Unreadable
 	// Failed are projections that stopped.
@@ -71,6 +74,9 @@ func (e *Engine) Report() Report {
 	r.Interrupted = len(e.Interrupted())
 	for job := range e.jobs.List(projection.Query{Parked: new(true), Limit: maxListed}) {
 		r.Parked = append(r.Parked, job)
+	}
+	for job := range e.jobs.List(projection.Query{Held: new(true), Parked: new(false), Limit: maxListed}) {
+		r.Held = append(r.Held, job)
 	}
 	r.Stopped = e.applier.broken()
 	e.applier.mu.Lock()

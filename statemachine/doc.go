@@ -9,6 +9,12 @@
 //   - A live command goes through a [Machine], a looplab FSM that moves only if the append that it was given succeeded.
 //   - Replay goes through [Job.Apply], which looks the transition up in a table compiled from the same declaration.
 //
+// Within a state more may be said of a job, by events that leave it there: of a started one that its work begins once
+// more (job_resumed, an attempt), that a step of it is done (job_step), how far it is (job_progress); of a finished one
+// that a step was undone (job_step_undone); of an unfinished one that it is held until somebody decides (job_held,
+// job_released). A held job goes nowhere meanwhile but to an end: it takes job_released, job_failed, and, if it has
+// started, job_completed.
+//
 // # Promises
 //
 //	S1  A job's events are a path in the lifecycle, checked before the append ([Machine.Fire]) and again on replay

@@ -20,6 +20,10 @@ var (
 	ErrUnknownEvent = errors.New("statemachine: event type not known to this version")
 	// ErrParked: the job was parked and takes no commands. See [ParkedError].
 	ErrParked = errors.New("statemachine: job is parked")
+	// ErrHeld: the job waits for somebody's decision, and takes nothing before. See [HeldError].
+	ErrHeld = errors.New("statemachine: job is held")
+	// ErrNotHeld: job_released for a job that waits for nobody. See [HeldError].
+	ErrNotHeld = errors.New("statemachine: job is not held")
 	// ErrMisdirected: the event given to [Job.Apply] is of another job, of none, or one that the job is past. The
 	// mistake is the caller's, and the job is as it was.
 	ErrMisdirected = errors.New("statemachine: not an event that is next for this job")
@@ -31,7 +35,7 @@ type TransitionError struct {
 	JobID   string // "" where no job was spoken of
 	From    State
 	Event   wal.EventType
-	Allowed []wal.EventType // from From, in the order of the lifecycle; empty when nothing leaves From
+	Allowed []wal.EventType // as the job stands, in the order of the lifecycle; empty when it takes nothing any more
 }
 
 func (e *TransitionError) Error() string {
@@ -82,7 +86,7 @@ func (e *TransitionError) Is(target error) bool {
 }
 
 // An ApplyError says which event parked a job when it was folded, and why. Where the lifecycle refused the event,
-// errors.As finds the *[TransitionError].
+// errors.As finds the *[TransitionError], or the *[HeldError].
 type ApplyError struct {
 	JobID  string
 	Seq    uint64
@@ -114,6 +118,31 @@ func (e *ParkedError) Error() string {
 
 // Is makes errors.Is(err, ErrParked) true.
 func (e *ParkedError) Is(target error) bool { return target == ErrParked }
+
+// A HeldError says that a job did not take an event that its state allows, because the job is held ([ErrHeld]), or,
+// of job_released, because it is not ([ErrNotHeld]).
+type HeldError struct {
+	JobID  string
+	Event  wal.EventType
+	Reason string // as in [Job.Held]; "" with ErrNotHeld
+}
+
+func (e *HeldError) Error() string {
+	return fmt.Sprintf("statemachine: job %q: %s", e.JobID, e.reason())
+}
+
+func (e *HeldError) reason() string {
+	if e.Reason == "" {
+		return fmt.Sprintf("%s for a job that is not held", e.Event)
+	}
+	return fmt.Sprintf("%s for a job that is held: %s; allowed: %s, %s, %s if it has started",
+		e.Event, e.Reason, wal.JobReleased, wal.JobFailed, wal.JobCompleted)
+}
+
+// Is makes errors.Is work for the sentinel that e is a case of.
+func (e *HeldError) Is(target error) bool {
+	return e.Reason != "" && target == ErrHeld || e.Reason == "" && target == ErrNotHeld
+}
 
 // invalid is a caller's mistake. It matches [wal.ErrInvalid], as those that the log refuses do.
 type invalid string

@@ -15,7 +15,7 @@ func ExampleNext() {
 	fmt.Println(err)
 	// Output:
 	// failed <nil>
-	// statemachine: job_rolled_back not allowed from started; allowed: job_completed, job_failed
+	// statemachine: job_rolled_back not allowed from started; allowed: job_completed, job_failed, job_resumed, job_step, job_progress, job_held
 }
 
 func ExampleJob_Apply() {
@@ -32,7 +32,7 @@ func ExampleJob_Apply() {
 	}
 	fmt.Println(job.State)
 	// Output:
-	// statemachine: job "7f3a" parked by seq 6 (job_completed): job_completed not allowed from validated; allowed: job_started, job_failed
+	// statemachine: job "7f3a" parked by seq 6 (job_completed): job_completed not allowed from validated; allowed: job_started, job_failed, job_held
 	// validated
 }
 
@@ -48,7 +48,7 @@ func ExampleMachine_Fire() {
 	// Output:
 	// disk is full false
 	// <nil> true
-	// statemachine: job "7f3a": job_submitted for a job that exists already, in state submitted; allowed: job_validated, job_failed true
+	// statemachine: job "7f3a": job_submitted for a job that exists already, in state submitted; allowed: job_validated, job_failed, job_held true
 }
 
 func ExampleDiagram() {
@@ -58,12 +58,23 @@ func ExampleDiagram() {
 	// stateDiagram-v2
 	//     [*] --> none
 	//     completed --> rolled_back: job_rolled_back
+	//     completed --> completed: job_step_undone
 	//     failed --> rolled_back: job_rolled_back
+	//     failed --> failed: job_step_undone
 	//     none --> submitted: job_submitted
 	//     started --> completed: job_completed
 	//     started --> failed: job_failed
+	//     started --> started: job_held
+	//     started --> started: job_progress
+	//     started --> started: job_released
+	//     started --> started: job_resumed
+	//     started --> started: job_step
 	//     submitted --> failed: job_failed
+	//     submitted --> submitted: job_held
+	//     submitted --> submitted: job_released
 	//     submitted --> validated: job_validated
 	//     validated --> failed: job_failed
+	//     validated --> validated: job_held
+	//     validated --> validated: job_released
 	//     validated --> started: job_started
 }

@@ -1,6 +1,7 @@
 package statemachine
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -107,7 +108,7 @@ type Job struct {
 	// Capability is that of the job's first event, for good.
 	Capability string `json:"capability,omitempty"`
 	State      State  `json:"state"`
-	// Before is the state that the job's last step was taken from: of a job that was rolled back it tells whether it
+	// Before is the state that the job had before its newest event: of a job that was rolled back it tells whether it
 	// had completed or failed.
 	Before State   `json:"before,omitempty"`
 	Args   Payload `json:"args,omitzero"`
@@ -125,6 +126,16 @@ type Job struct {
 	StartedAt    time.Time `json:"started_at,omitzero"`
 	FinishedAt   time.Time `json:"finished_at,omitzero"` // completed or failed
 	RolledBackAt time.Time `json:"rolled_back_at,omitzero"`
+
+	// Attempts is how often its work has begun: once when it started, and once with each job_resumed.
+	Attempts int `json:"attempts,omitempty"`
+	// Steps is how many steps were recorded as done, less those that were recorded as undone; never negative. What came
+	// of them stands in the log alone.
+	Steps int `json:"steps,omitempty"`
+	// Progress is what was said last of how far the job is. A completed job has none, its Output says more.
+	Progress Payload `json:"progress,omitzero"`
+	// Held is why the job waits for somebody's decision; "" when it does not. Until it is released, it can only end.
+	Held string `json:"held,omitempty"`
 
 	// Parked is why the job takes no more commands; "" for a healthy one. State is the one it was parked in.
 	Parked    string `json:"parked,omitempty"`
@@ -170,7 +181,11 @@ func (j *Job) step(e *wal.Event) (State, *ApplyError) {
 	}
 	to, ok := rules.next(j.State, e.Type)
 	if !ok {
-		err := rules.refuse(e.JobID, j.State, e.Type)
+		err := rules.refuse(e.JobID, j.State, j.Held != "", e.Type)
+		return j.State, parkedBy(e, err.reason(), err)
+	}
+	if !permits(j.Held != "", e.Type) {
+		err := &HeldError{JobID: e.JobID, Event: e.Type, Reason: j.Held}
 		return j.State, parkedBy(e, err.reason(), err)
 	}
 	return to, nil
@@ -198,13 +213,47 @@ func (j *Job) record(e *wal.Event) {
 		j.ValidatedAt = at
 	case wal.JobStarted:
 		j.StartedAt = at
+		j.Attempts++
 	case wal.JobCompleted:
 		j.FinishedAt, j.Output = at, NewPayload(e.Seq, e.Output)
+		j.Held, j.Progress = "", Payload{}
 	case wal.JobFailed:
 		j.FinishedAt, j.Error = at, e.Error
+		j.Held = ""
 	case wal.JobRolledBack:
 		j.RolledBackAt, j.RollbackReason = at, e.Error
+	default:
+		j.note(e)
 	}
+}
+
+// note keeps what an event says that leaves the job in its state.
+func (j *Job) note(e *wal.Event) {
+	switch e.Type {
+	case wal.JobResumed:
+		j.Attempts++
+	case wal.JobStep:
+		j.Steps++
+	case wal.JobStepUndone:
+		j.Steps = max(0, j.Steps-1)
+	case wal.JobProgress:
+		if len(e.Output) > 0 { // else it only says that it is alive
+			j.Progress = NewPayload(e.Seq, e.Output)
+		}
+	case wal.JobHeld:
+		j.Held = cmp.Or(e.Error, "no reason was given")
+	case wal.JobReleased:
+		j.Held = ""
+	}
+}
+
+// Allowed returns the events that the job may take as it stands, in the order of the lifecycle; none when it is parked.
+// The slice is the caller's.
+func (j Job) Allowed() []wal.EventType {
+	if j.Parked != "" {
+		return nil
+	}
+	return rules.allowed(j.State, j.Held != "")
 }
 
 // Finished tells whether the job's work is over: it completed, failed, or was rolled back.
@@ -235,6 +284,9 @@ func (j Job) String() string {
 	s += " " + j.State.name()
 	if j.Error != "" {
 		s += ": " + j.Error
+	}
+	if j.Held != "" {
+		s += ", held: " + j.Held
 	}
 	if j.Parked != "" {
 		s += ", parked by " + j.Parked

@@ -23,8 +23,9 @@ func drawHistory(t *rapid.T) []wal.Event {
 	var events []wal.Event
 	var seq uint64
 	var state State
-	for range rapid.IntRange(0, 8).Draw(t, "events") {
-		e := wal.Event{Prev: seq, JobID: "j", Capability: "c", Type: likelyType(t, state)}
+	var held bool
+	for range rapid.IntRange(0, 12).Draw(t, "events") {
+		e := wal.Event{Prev: seq, JobID: "j", Capability: "c", Type: likelyType(t, state, held)}
 		seq += rapid.Uint64Range(1, 5).Draw(t, "gap")
 		e.Seq, e.Epoch = seq, seq/4+1
 		e.Time = noon.Add(time.Duration(rapid.Int64Range(-1e12, 1e12).Draw(t, "time")))
@@ -34,7 +35,11 @@ func drawHistory(t *rapid.T) []wal.Event {
 		case 1:
 			e.Problem = "args: not JSON"
 		}
+		if e.Type == wal.JobHeld || e.Type == wal.JobFailed {
+			e.Error = rapid.SampledFrom([]string{"", "why"}).Draw(t, "error")
+		}
 		state, _ = reference(state, e.Type)
+		held, _ = referenceHold(held, e.Type)
 		events = append(events, e)
 	}
 	return events
@@ -47,9 +52,10 @@ func propApplyIsTheReference(t *rapid.T) {
 	for i, e := range events {
 		before := j
 		j, err = j.Apply(e)
-		state, parkedBy := referenceFold(events[:i+1])
+		state, held, parkedBy := referenceFold(events[:i+1])
 
 		require.Equal(t, state, j.State)
+		require.Equal(t, held, j.Held != "")
 		require.Equal(t, parkedBy, j.ParkedSeq)
 		require.Equal(t, parkedBy != 0, j.Parked != "")
 		require.Equal(t, []uint64{events[0].Seq, e.Seq, e.Epoch}, []uint64{j.FirstSeq, j.Seq, j.Epoch})
@@ -58,6 +64,9 @@ func propApplyIsTheReference(t *rapid.T) {
 		case parkedBy == 0:
 			require.NoError(t, err)
 			require.Equal(t, before.State, j.Before)
+			require.Equal(t, count(events[:i+1], "job_started", "job_resumed"), j.Attempts)
+			undone := count(events[:i+1], "job_step_undone")
+			require.Equal(t, max(0, count(events[:i+1], "job_step")-undone), j.Steps)
 		case parkedBy == e.Seq:
 			var ae *ApplyError
 			require.ErrorAs(t, err, &ae)
@@ -112,7 +121,7 @@ func TestApplyKeepsWhatEventsSay(t *testing.T) {
 		ID: "7f3a", Capability: "shell", State: Completed, Before: Started,
 		Args:     NewPayload(1, json.RawMessage(`{"cmd":"<ls>"}`)),
 		Output:   NewPayload(4, json.RawMessage(`12345678901234567890123456`)),
-		FirstSeq: 1, Seq: 4, Epoch: 1,
+		FirstSeq: 1, Seq: 4, Epoch: 1, Attempts: 1,
 		SubmittedAt: second(0), ValidatedAt: second(1), StartedAt: second(2), FinishedAt: second(3),
 	}, done)
 	require.True(t, done.Finished())
@@ -129,9 +138,10 @@ func TestApplyKeepsWhatEventsSay(t *testing.T) {
 // Every event of the lifecycle must leave something in the job, so that none is added to the table and forgotten here.
 func TestApplyKnowsEveryEvent(t *testing.T) {
 	for _, e := range lifecycle {
-		var before Job
-		before.record(&wal.Event{Type: wal.EventType(e.Name), Time: noon})
-		require.NotEqual(t, Job{}, before, e.Name)
+		as := Job{Held: "why", Steps: 5}
+		before := as
+		as.record(&wal.Event{Type: wal.EventType(e.Name), Time: noon, Output: json.RawMessage("1")})
+		require.NotEqual(t, before, as, e.Name)
 	}
 }
 
@@ -142,7 +152,7 @@ func TestR4_ParkedJobKeepsItsFirstReason(t *testing.T) {
 	require.ErrorAs(t, err, &te)
 	require.Equal(t, "7f3a", te.JobID)
 	require.EqualError(t, err, `statemachine: job "7f3a" parked by `+j.Parked)
-	require.Equal(t, "seq 5 (job_started): job_started not allowed from submitted; allowed: job_validated, job_failed", j.Parked)
+	require.Equal(t, "seq 5 (job_started): job_started not allowed from submitted; allowed: job_validated, job_failed, job_held", j.Parked)
 
 	parked, err := j.Apply(wal.Event{Seq: 9, Prev: 5, Epoch: 3, Type: wal.JobValidated, JobID: "7f3a", Time: noon})
 	require.EqualError(t, err, `statemachine: job "7f3a" is parked: `+j.Parked)

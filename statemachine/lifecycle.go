@@ -24,7 +24,9 @@ const (
 )
 
 // lifecycle is the one declaration of what may happen to a job. Its order is that of [States] and [Allowed]. All else
-// in this package that knows about transitions is made from it.
+// in this package that knows about transitions is made from it. The last six events leave a job in the state that it is
+// in. Whether it is held is no state: it would double three of them, and go before the state that it is held in. See
+// permits.
 var lifecycle = fsm.Events{
 	{Name: string(wal.JobSubmitted), Src: from(None), Dst: string(Submitted)},
 	{Name: string(wal.JobValidated), Src: from(Submitted), Dst: string(Validated)},
@@ -32,6 +34,30 @@ var lifecycle = fsm.Events{
 	{Name: string(wal.JobCompleted), Src: from(Started), Dst: string(Completed)},
 	{Name: string(wal.JobFailed), Src: from(Submitted, Validated, Started), Dst: string(Failed)},
 	{Name: string(wal.JobRolledBack), Src: from(Completed, Failed), Dst: string(RolledBack)},
+
+	{Name: string(wal.JobResumed), Src: from(Started), Dst: string(Started)},
+	{Name: string(wal.JobStep), Src: from(Started), Dst: string(Started)},
+	{Name: string(wal.JobProgress), Src: from(Started), Dst: string(Started)},
+	{Name: string(wal.JobStepUndone), Src: from(Completed), Dst: string(Completed)},
+	{Name: string(wal.JobStepUndone), Src: from(Failed), Dst: string(Failed)},
+	{Name: string(wal.JobHeld), Src: from(Submitted), Dst: string(Submitted)},
+	{Name: string(wal.JobHeld), Src: from(Validated), Dst: string(Validated)},
+	{Name: string(wal.JobHeld), Src: from(Started), Dst: string(Started)},
+	{Name: string(wal.JobReleased), Src: from(Submitted), Dst: string(Submitted)},
+	{Name: string(wal.JobReleased), Src: from(Validated), Dst: string(Validated)},
+	{Name: string(wal.JobReleased), Src: from(Started), Dst: string(Started)},
+}
+
+// permits tells whether a job that is held, or is not, may take an event that its state allows: until somebody decides,
+// nothing goes on but to an end.
+func permits(held bool, on wal.EventType) bool {
+	switch on {
+	case wal.JobReleased:
+		return held
+	case wal.JobFailed, wal.JobCompleted:
+		return true
+	}
+	return !held
 }
 
 func from(states ...State) []string {
@@ -45,18 +71,18 @@ func from(states ...State) []string {
 // rules is lifecycle, compiled.
 var rules = compile(lifecycle)
 
-// Next returns the state that a job in state from has after the event on. Where the lifecycle has no such step it
+// Next returns the state that a job in state from has after the event on; whether the job is held or not. Where the lifecycle has no such step it
 // returns from and a *[TransitionError], with no JobID.
 func Next(from State, on wal.EventType) (State, error) {
 	if to, ok := rules.next(from, on); ok {
 		return to, nil
 	}
-	return from, rules.refuse("", from, on)
+	return from, rules.refuse("", from, false, on)
 }
 
-// Allowed returns the events that a job in state from may take, in the order of the lifecycle; none for [RolledBack]
-// and for what is no state at all. The slice is the caller's.
-func Allowed(from State) []wal.EventType { return rules.allowed(from) }
+// Allowed returns the events that a job in state from may take, if it is not held, in the order of the lifecycle; none for
+// [RolledBack] and for what is no state at all. The slice is the caller's. [Job.Allowed] knows whether a job is held.
+func Allowed(from State) []wal.EventType { return rules.allowed(from, false) }
 
 // States returns every state in the order of the lifecycle, [None] first. The slice is the caller's.
 func States() []State {
@@ -147,10 +173,10 @@ func (t *table) next(from State, on wal.EventType) (State, bool) {
 	return State(t.states.names[to]), true
 }
 
-func (t *table) allowed(from State) []wal.EventType {
+func (t *table) allowed(from State, held bool) []wal.EventType {
 	var events []wal.EventType
 	for _, name := range t.events.names {
-		if _, ok := t.next(from, wal.EventType(name)); ok {
+		if _, ok := t.next(from, wal.EventType(name)); ok && permits(held, wal.EventType(name)) {
 			events = append(events, wal.EventType(name))
 		}
 	}
@@ -159,8 +185,8 @@ func (t *table) allowed(from State) []wal.EventType {
 
 func (t *table) knows(on wal.EventType) bool { return t.events.of(string(on)) >= 0 }
 
-func (t *table) refuse(jobID string, from State, on wal.EventType) *TransitionError {
-	return &TransitionError{JobID: jobID, From: from, Event: on, Allowed: t.allowed(from)}
+func (t *table) refuse(jobID string, from State, held bool, on wal.EventType) *TransitionError {
+	return &TransitionError{JobID: jobID, From: from, Event: on, Allowed: t.allowed(from, held)}
 }
 
 func appendNew(names []string, name string) []string {

@@ -24,6 +24,9 @@ func TestS1_MachineAgreesWithTable(t *testing.T) {
 	for _, from := range append(States(), "no such state") {
 		for _, on := range append(slices.Clone(knownTypes), strangeTypes...) {
 			m := NewMachine(Job{ID: "j", State: from})
+			if on == wal.JobReleased {
+				m.Reset(Job{ID: "j", State: from, Held: "why"})
+			}
 			want, wantErr := Next(from, on)
 			calls := 0
 			require.Equal(t, wantErr == nil, m.Can(on))
@@ -35,6 +38,9 @@ func TestS1_MachineAgreesWithTable(t *testing.T) {
 				continue
 			}
 			wantErr.(*TransitionError).JobID = "j"
+			if on == wal.JobReleased {
+				wantErr.(*TransitionError).Allowed = Job{State: from, Held: "why"}.Allowed()
+			}
 			require.Equal(t, wantErr, err)
 			require.Zero(t, calls)
 		}
@@ -59,6 +65,7 @@ func (o outcome) append(context.Context) error {
 func propMachineIsTheReference(t *rapid.T) {
 	m := NewMachine(Job{ID: "j"})
 	var want State
+	var held bool
 	dead, cancel := context.WithCancel(context.Background())
 	cancel()
 	t.Repeat(map[string]func(*rapid.T){
@@ -66,13 +73,15 @@ func propMachineIsTheReference(t *rapid.T) {
 			require.Equal(t, want, m.State())
 			for _, on := range knownTypes {
 				_, ok := reference(want, on)
-				require.Equal(t, ok, m.Can(on))
+				_, may := referenceHold(held, on)
+				require.Equal(t, ok && may, m.Can(on))
 			}
 		},
 		"fire": func(t *rapid.T) {
-			on := likelyType(t, want)
+			on := likelyType(t, want, held)
 			how := rapid.SampledFrom([]outcome{"succeeds", "succeeds", "succeeds", "fails", "panics"}).Draw(t, "append")
 			to, ok := reference(want, on)
+			holds, may := referenceHold(held, on)
 			err := func() (err error) {
 				defer func() {
 					if recover() != nil {
@@ -84,19 +93,27 @@ func propMachineIsTheReference(t *rapid.T) {
 			switch {
 			case !ok:
 				require.ErrorIs(t, err, ErrTransition)
+			case !may && held:
+				require.ErrorIs(t, err, ErrHeld)
+			case !may:
+				require.ErrorIs(t, err, ErrNotHeld)
 			case how != "succeeds":
 				require.Equal(t, errDisk, err)
 			default:
 				require.NoError(t, err)
-				want = to
+				want, held = to, holds
 			}
 		},
 		"fire cancelled": func(t *rapid.T) {
-			require.Equal(t, context.Canceled, m.Fire(dead, likelyType(t, want), appended))
+			require.Equal(t, context.Canceled, m.Fire(dead, likelyType(t, want, held), appended))
 		},
 		"reset": func(t *rapid.T) {
-			want = rapid.SampledFrom(knownStates).Draw(t, "state")
-			m.Reset(Job{ID: "k", State: want})
+			want, held = rapid.SampledFrom(knownStates).Draw(t, "state"), rapid.Bool().Draw(t, "held")
+			j := Job{ID: "k", State: want}
+			if held = held && slices.Contains([]State{Submitted, Validated, Started}, want); held {
+				j.Held = "why"
+			}
+			m.Reset(j)
 		},
 	})
 }
@@ -147,10 +164,9 @@ func TestFireSurvivesPanicAndGoexit(t *testing.T) {
 	require.Equal(t, Submitted, m.State())
 }
 
-// A table with a step that leads back to its own state: looplab makes an error of its success.
+// A step that leads back to its own state: looplab makes an error of its success.
 func TestFireSelfTransition(t *testing.T) {
-	events := append(Lifecycle(), fsm.EventDesc{Name: "job_resumed", Src: from(Started), Dst: string(Started)})
-	m := newMachine(events, compile(events), Job{ID: "j", State: Started})
+	m := NewMachine(Job{ID: "j", State: Started})
 	calls := 0
 	require.NoError(t, m.Fire(t.Context(), "job_resumed", func(context.Context) error { calls++; return nil }))
 	require.Equal(t, 1, calls)
@@ -162,7 +178,7 @@ func TestFireSelfTransition(t *testing.T) {
 
 	var te *TransitionError
 	require.ErrorAs(t, m.Fire(t.Context(), "job_resumed", appended), &te)
-	require.Equal(t, &TransitionError{"j", Completed, "job_resumed", []wal.EventType{wal.JobRolledBack}}, te)
+	require.Equal(t, &TransitionError{"j", Completed, "job_resumed", []wal.EventType{wal.JobRolledBack, wal.JobStepUndone}}, te)
 }
 
 func TestFireRefusesNil(t *testing.T) {

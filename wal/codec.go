@@ -725,7 +725,8 @@ func checkNames(e *Event) error {
 
 func isJobEvent(t EventType) bool {
 	switch t {
-	case JobSubmitted, JobValidated, JobStarted, JobCompleted, JobFailed, JobRolledBack:
+	case JobSubmitted, JobValidated, JobStarted, JobCompleted, JobFailed, JobRolledBack,
+		JobResumed, JobStep, JobProgress, JobStepUndone, JobHeld, JobReleased:
 		return true
 	}
 	return false

@@ -75,7 +75,7 @@ func (l *Log) Compact(ctx context.Context, before uint64, opts CompactOptions) (
 			return Compacted{FirstSeq: l.FirstSeq()}, wrapped(err)
 		}
 	}
-	p := l.plan(before)
+	p := l.plan(before, opts.DryRun)
 	var kept error
 	if opts.Archive != nil && !opts.DryRun {
 		kept = p.archive(ctx, opts.Archive)
@@ -93,11 +93,16 @@ func (l *Log) Compact(ctx context.Context, before uint64, opts CompactOptions) (
 // sealBelow goes on in a new segment if there are events in the active one and all of them are older than before: what is
 // read at every Open is then as small as what is left. For the committer.
 func (l *Log) sealBelow(before uint64) error {
-	active := l.segments[len(l.segments)-1]
-	if active.first > l.last || l.last >= before {
+	if !l.activeBelow(before) {
 		return nil
 	}
 	return l.rotate()
+}
+
+// activeBelow: for the committer, or who holds mu.
+func (l *Log) activeBelow(before uint64) bool {
+	active := l.segments[len(l.segments)-1]
+	return active.first <= l.last && l.last < before
 }
 
 // plan is what a compaction is to do.
@@ -109,13 +114,20 @@ type plan struct {
 	count uint64 // how many events its carried file has
 }
 
-// plan finds the segments that can go. They stay the oldest ones whatever is appended meanwhile.
-func (l *Log) plan(before uint64) *plan {
+// plan finds the segments that can go. They stay the oldest ones whatever is appended meanwhile. A dry run counts the active
+// one as it would be sealed.
+func (l *Log) plan(before uint64, dry bool) *plan {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := &plan{fs: l.fs, old: l.floor, count: l.carried}
-	if n := (&survey{segments: l.segments, floor: before}).dropped(); n > 0 {
+	n := (&survey{segments: l.segments, floor: before}).dropped()
+	if n > 0 {
 		p.gone, p.next = slices.Clone(l.segments[:n]), l.segments[n].first
+	}
+	if dry && n == len(l.segments)-1 && l.activeBelow(before) {
+		active := l.segments[n]
+		active.size += int64(len(appendMark(nil, mark{Kind: markSealed, Last: l.last, Durable: l.last}, active.seed)))
+		p.gone, p.next = append(p.gone, active), l.last+1
 	}
 	return p
 }

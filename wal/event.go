@@ -19,6 +19,23 @@ const (
 	JobRolledBack EventType = "job_rolled_back"
 )
 
+// What else is said of a job, and leaves it in the state that it is in. The ancestor's reader passes over these.
+const (
+	// JobResumed: a started job's work begins once more. Durable before it does, like JobStarted, so that no crash hides
+	// an attempt.
+	JobResumed EventType = "job_resumed"
+	// JobStep: a step of a started job is done. Args are {"step":"its name"}, Output what came of it.
+	JobStep EventType = "job_step"
+	// JobProgress: a started job is alive. Output, if there is one, says how far it is.
+	JobProgress EventType = "job_progress"
+	// JobStepUndone: of a completed or failed job, what a step did was undone. Args as of JobStep.
+	JobStepUndone EventType = "job_step_undone"
+	// JobHeld: an unfinished job waits for somebody's decision. Error says why.
+	JobHeld EventType = "job_held"
+	// JobReleased: a held job goes on. Error says what was decided, and by whom.
+	JobReleased EventType = "job_released"
+)
+
 // JobsForgotten is about the log itself: which jobs are remembered no longer, as Args say. It has no job.
 const JobsForgotten EventType = "jobs_forgotten"
 
@@ -46,9 +63,9 @@ type Event struct {
 	// JobID is empty only for events about the log itself.
 	JobID      string
 	Capability string
-	Args       json.RawMessage // on job_submitted
-	Output     json.RawMessage // on job_completed
-	Error      string          // on job_failed and job_rolled_back
+	Args       json.RawMessage // on job_submitted, job_step and job_step_undone
+	Output     json.RawMessage // on job_completed, job_step and job_progress
+	Error      string          // on job_failed, job_rolled_back, job_held and job_released
 
 	// Problem says why a line with a right checksum is not an event that this version can read; "" for a healthy
 	// event. Seq is right even then; the other fields hold what could be made out. Append refuses an event with one.

@@ -78,12 +78,14 @@ func (a *Actions) all() error {
 // glance is what of a job is in memory, comparable.
 type glance struct {
 	ID, Capability, Error, RollbackReason, Parked string
+	Held                                          string
+	Attempts, Steps                               int
 	State, Before                                 statemachine.State
 	FirstSeq, Seq, Epoch                          uint64
 }
 
 func glanceAt(j statemachine.Job) glance {
-	return glance{j.ID, j.Capability, j.Error, j.RollbackReason, j.Parked, j.State, j.Before, j.FirstSeq, j.Seq, j.Epoch}
+	return glance{j.ID, j.Capability, j.Error, j.RollbackReason, j.Parked, j.Held, j.Attempts, j.Steps, j.State, j.Before, j.FirstSeq, j.Seq, j.Epoch}
 }
 
 // view is a job as its events have it.
@@ -94,12 +96,13 @@ type view struct {
 
 // viewOf folds a job's events, which are legal, by means that package statemachine has no part in.
 func viewOf(history []wal.Event) (v view) {
+	var standing string
 	for _, e := range history {
 		if v.FirstSeq == 0 {
 			v.ID, v.Capability, v.FirstSeq = e.JobID, e.Capability, e.Seq
 		}
-		to, _ := after(string(v.State), e.Type)
-		v.Before, v.State, v.Seq, v.Epoch = v.State, statemachine.State(to), e.Seq, e.Epoch
+		standing, _ = after(standing, e.Type)
+		v.Before, v.State, v.Seq, v.Epoch = v.State, statemachine.State(unheld(standing)), e.Seq, e.Epoch
 		switch e.Type {
 		case wal.JobSubmitted:
 			v.args = e.Args
@@ -107,8 +110,19 @@ func viewOf(history []wal.Event) (v view) {
 			v.output = e.Output
 		case wal.JobFailed:
 			v.Error = e.Error
+		case wal.JobHeld:
+			v.Held = e.Error
+		case wal.JobStarted, wal.JobResumed:
+			v.Attempts++
+		case wal.JobStep:
+			v.Steps++
+		case wal.JobStepUndone:
+			v.Steps = max(0, v.Steps-1)
 		case wal.JobRolledBack:
 			v.RollbackReason = e.Error
+		}
+		if unheld(standing) == standing {
+			v.Held = ""
 		}
 	}
 	return v
@@ -165,8 +179,11 @@ func (a *Actions) counted(counts map[statemachine.State]int) error {
 			continue
 		}
 		events++
-		states[e.JobID], _ = after(states[e.JobID], e.Type)
-		ever[statemachine.State(states[e.JobID])]++
+		before := states[e.JobID]
+		states[e.JobID], _ = after(before, e.Type)
+		if to := unheld(states[e.JobID]); to != unheld(before) {
+			ever[statemachine.State(to)]++
+		}
 	}
 	if s.Events != events || s.LastSeq != a.ref.Last() {
 		return fmt.Errorf("stats: %d events, the last %d; not %d, the last %d", s.Events, s.LastSeq, events, a.ref.Last())

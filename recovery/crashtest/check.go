@@ -25,7 +25,8 @@ import (
 // Which events are of which command follows from their seqs where they were acknowledged, and else from what they say.
 // A legal log has each step of each job once, so no two commands of unknown outcome can both be in it if they have a
 // step in common; but one may be the beginning of another, and then all ways of dividing the events among them are
-// thought of.
+// thought of. (What leaves a job in its state may be there any number of times: let what such commands say differ, or, of
+// those without a place, one may pass for another.)
 //
 // Memory: some 100 bytes for each job and each command, besides the history's own.
 func Check(h *History, log iter.Seq2[wal.Event, error], relax ...Relaxation) error {
@@ -312,7 +313,7 @@ func (c *checker) legal(e wal.Event) *Violation {
 
 // believe makes the job stand as the event needs it.
 func (s *standing) believe(e wal.Event) {
-	for _, state := range []string{"submitted", "validated", "started", "completed"} {
+	for _, state := range []string{"submitted", "validated", "started", "completed", "started" + held} {
 		if _, legal := after(state, e.Type); legal {
 			s.seq, s.state = e.Prev, state
 			return

@@ -299,6 +299,9 @@ func (j *Judgement) fold() {
 			j.States[e.JobID] += "" // a job, even if this is all that there is of it
 		}
 	}
+	for id, state := range j.States {
+		j.States[id] = unheld(state)
+	}
 	if j.Verdict == "" {
 		j.Verdict = Unharmed
 		if len(j.Stuck)+len(j.Unreadable) > 0 {

@@ -13,6 +13,7 @@
 //	has a log of its own                 TestLog                   1 s          what an engine would trip over
 //	has a projection of its own          TestProjection            0.1 s        the same, for read models
 //	reads, copies or mends logs          Damages, Golden           2 s          damage that is passed off as sound
+//	had a bug in production              Fixture                   10 ms        that bug, as often as you like
 //	has tests already                    Saboteurs, Fails          theirs       what those tests do not notice
 //
 // Times are for a small program on one core, without the race detector; with it, ten times that. Begin with the first

@@ -185,28 +185,46 @@ func (s Step) asked() Step {
 		if s.JobID == "" {
 			kept.JobID = randomHex() + randomHex()
 		}
-	case wal.JobCompleted:
+	case wal.JobStep:
+		kept.Args, kept.Output = s.Args, s.Output
+	case wal.JobStepUndone:
+		kept.Args = s.Args
+	case wal.JobCompleted, wal.JobProgress:
 		kept.Output = s.Output
-	case wal.JobFailed, wal.JobRolledBack:
+	case wal.JobFailed, wal.JobRolledBack, wal.JobHeld, wal.JobReleased:
 		kept.Error = strings.ToValidUTF8(s.Error, "\uFFFD")
 	}
 	return kept
 }
 
-// placeOf finds one step's event. A job stands where its newest event left it: it is the step's own if it led to this
-// state, since no step leads back to where a job was. On a log that others append to, too, a job may have moved on;
-// where all have, the place is not known.
+// placeOf finds one step's event. A job stands where its newest event left it: it is that of the job's last step if this
+// led to its state, since no such step leads back to where a job was. On a log that others append to, too, a job may have
+// moved on; where all have, the place is not known. (What others say of a job that stays in its state is not told from
+// that: on such a log, give steps that do so to Begin.)
 func placeOf(steps []Step, jobs []statemachine.Job) (step int, seq uint64) {
 	if len(jobs) != len(steps) {
 		return 0, 0
 	}
 	for i, s := range steps {
-		state, _ := after("", s.Type)
-		if job := jobs[i]; job.ID == s.JobID && string(job.State) == state && job.Parked == "" && job.Seq > uint64(i) {
+		if slices.ContainsFunc(steps[i+1:], func(later Step) bool { return later.JobID == s.JobID }) {
+			continue
+		}
+		state, job := leadsTo(s.Type), jobs[i]
+		if job.ID == s.JobID && (state == "" || string(job.State) == state) && job.Parked == "" && job.Seq > uint64(i) {
 			return i, job.Seq
 		}
 	}
 	return 0, 0
+}
+
+// leadsTo is the state that a step leads to, "" for one that leads back to where it is from.
+func leadsTo(on wal.EventType) string {
+	for _, from := range []string{"", "submitted", "validated", "started", "completed", "failed"} {
+		if to, legal := after(from, on); legal && unheld(to) != from {
+			return to
+		}
+	}
+	return ""
 }
 
 func (r record) at(step int, seq uint64) record {

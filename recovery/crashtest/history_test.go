@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -380,21 +382,26 @@ func (failing) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 
 // Histories of processes that ran side by side make one, in the order of the clock, and each keeps its own.
 func TestMerge(t *testing.T) {
-	var writer, reader History
-	writer.Opened(1, 0)
-	p := writer.Begin(submit("a"))
-	reader.Saw(logOf(submit("a"))[0])
-	p.OK(1)
-	merged := Merge(reread(t, &writer), reread(t, &reader))
-	require.NoError(t, Check(merged, yields(logOf(submit("a")))))
-	require.Equal(t, RuleAcknowledged, judge(t, merged, nil))
-	require.NoError(t, Check(reread(t, merged), yields(logOf(submit("a")))))
-	require.Len(t, merged.Attempts(), 1)
-	kinds := ""
-	for _, r := range merged.records {
-		kinds += r.Kind + " "
-	}
-	require.Equal(t, "run opened begin run saw end ", kinds)
+	synctest.Test(t, func(t *testing.T) { // the machine's clock may be set in between
+		tick := func() { time.Sleep(time.Millisecond) }
+		var writer, reader History
+		writer.Opened(1, 0)
+		p := writer.Begin(submit("a"))
+		tick()
+		reader.Saw(logOf(submit("a"))[0])
+		tick()
+		p.OK(1)
+		merged := Merge(reread(t, &writer), reread(t, &reader))
+		require.NoError(t, Check(merged, yields(logOf(submit("a")))))
+		require.Equal(t, RuleAcknowledged, judge(t, merged, nil))
+		require.NoError(t, Check(reread(t, merged), yields(logOf(submit("a")))))
+		require.Len(t, merged.Attempts(), 1)
+		kinds := ""
+		for _, r := range merged.records {
+			kinds += r.Kind + " "
+		}
+		require.Equal(t, "run opened begin run saw end ", kinds)
+	})
 }
 
 // Many goroutines may record at once; what comes out is one history, each line whole.

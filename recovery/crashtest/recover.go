@@ -268,14 +268,24 @@ func checkJob(engine *recovery.Engine, ref *Reference, folded statemachine.Job, 
 
 // checkPayloads reads what need not be in memory.
 func checkPayloads(engine *recovery.Engine, job statemachine.Job, history []wal.Event) error {
-	var args, output json.RawMessage
-	for _, e := range history {
-		args, output = slices.Concat(args, e.Args), slices.Concat(output, e.Output) // one event each has any
+	last := func(on wal.EventType, payload func(wal.Event) json.RawMessage) (of json.RawMessage) {
+		for _, e := range history {
+			if p := payload(e); e.Type == on && p != nil {
+				of = p
+			}
+		}
+		return of
+	}
+	given := func(e wal.Event) json.RawMessage { return e.Args }
+	made := func(e wal.Event) json.RawMessage { return e.Output }
+	progress := last(wal.JobProgress, made)
+	if job.State == statemachine.Completed || job.State == statemachine.RolledBack && job.Before == statemachine.Completed {
+		progress = nil
 	}
 	for _, p := range []struct {
 		held statemachine.Payload
 		want json.RawMessage
-	}{{job.Args, args}, {job.Output, output}} {
+	}{{job.Args, last(wal.JobSubmitted, given)}, {job.Output, last(wal.JobCompleted, made)}, {job.Progress, progress}} {
 		got, err := engine.Read(context.Background(), p.held)
 		if err != nil || !bytes.Equal(got, p.want) {
 			return violated(RuleFold, nil, history[0],

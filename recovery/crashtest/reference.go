@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/jobwal/jobwal/wal"
 )
@@ -27,6 +28,15 @@ type Reference struct {
 
 // after is the lifecycle, written a second time and in another way: what each event needs, and what it makes of the job.
 func after(state string, on wal.EventType) (next string, legal bool) {
+	if in := unheld(state); in != state {
+		switch on {
+		case "job_released":
+			return in, true
+		case "job_failed", "job_completed":
+			return after(in, on)
+		}
+		return "", false
+	}
 	switch on {
 	case "job_submitted":
 		return "submitted", state == ""
@@ -40,9 +50,21 @@ func after(state string, on wal.EventType) (next string, legal bool) {
 		return "failed", state == "submitted" || state == "validated" || state == "started"
 	case "job_rolled_back":
 		return "rolled_back", state == "completed" || state == "failed"
+	case "job_resumed", "job_step", "job_progress":
+		return state, state == "started"
+	case "job_step_undone":
+		return state, state == "completed" || state == "failed"
+	case "job_held":
+		return state + held, state == "submitted" || state == "validated" || state == "started"
 	}
 	return "", false
 }
+
+// held is the end of the name that the state of a held job has here: "started, held".
+const held = ", held"
+
+// unheld is the state that a job is in, held or not.
+func unheld(state string) string { return strings.TrimSuffix(state, held) }
 
 // Legal tells whether the steps may be taken, in this order, by the jobs as they stand. The ids of forgotten jobs may not
 // be used again as long as they are refused.
@@ -173,7 +195,10 @@ func (r *Reference) Last() uint64 { return r.last }
 func (r *Reference) Events() []wal.Event { return slices.Clone(r.events) }
 
 // State returns a job's state, "" for one that is unknown or forgotten.
-func (r *Reference) State(id string) string { return r.states[id] }
+func (r *Reference) State(id string) string { return unheld(r.states[id]) }
+
+// Held tells whether a job waits for somebody's decision.
+func (r *Reference) Held(id string) bool { return unheld(r.states[id]) != r.states[id] }
 
 // Jobs returns the ids of all jobs that are not forgotten, in order of submission.
 func (r *Reference) Jobs() []string { return slices.Clone(r.order) }
@@ -188,7 +213,7 @@ func (r *Reference) History(id string) (events []wal.Event) {
 	return events
 }
 
-// Interrupted returns the jobs that are unfinished and were last touched under another epoch than the one that lives, in
+// Interrupted returns the jobs that are unfinished, are not held, and were last touched under another epoch than the one that lives, in
 // order of submission.
 func (r *Reference) Interrupted(living uint64) (ids []string) {
 	for _, id := range r.order {

@@ -16,9 +16,9 @@ type Step struct {
 	Type       wal.EventType   `json:"type"`
 	JobID      string          `json:"job_id"`
 	Capability string          `json:"capability,omitempty"` // of job_submitted; a job's later events have its own
-	Args       json.RawMessage `json:"args,omitempty"`       // of job_submitted
-	Output     json.RawMessage `json:"output,omitempty"`     // of job_completed
-	Error      string          `json:"error,omitempty"`      // of job_failed and job_rolled_back
+	Args       json.RawMessage `json:"args,omitempty"`       // of job_submitted, job_step and job_step_undone
+	Output     json.RawMessage `json:"output,omitempty"`     // of job_completed, job_step and job_progress
+	Error      string          `json:"error,omitempty"`      // of job_failed, job_rolled_back, job_held and job_released
 }
 
 // Command returns the engine's command for the step. It panics for a type that no command has.
@@ -36,6 +36,18 @@ func (s Step) Command() recovery.Command {
 		return recovery.Fail(s.JobID, errors.New(s.Error))
 	case wal.JobRolledBack:
 		return recovery.RollBack(s.JobID, s.Error)
+	case wal.JobResumed:
+		return recovery.Resume(s.JobID)
+	case wal.JobStep:
+		return recovery.Step(s.JobID, recovery.StepName(s.Event()), payload(s.Output))
+	case wal.JobStepUndone:
+		return recovery.UndoStep(s.JobID, recovery.StepName(s.Event()))
+	case wal.JobProgress:
+		return recovery.SetProgress(s.JobID, payload(s.Output))
+	case wal.JobHeld:
+		return recovery.Hold(s.JobID, s.Error)
+	case wal.JobReleased:
+		return recovery.Release(s.JobID, s.Error)
 	}
 	panic(fmt.Sprintf("crashtest: no command for event type %q", s.Type))
 }

@@ -100,7 +100,7 @@ type teller struct {
 	jobs   map[string]statemachine.Job
 }
 
-var everyType = append(slices.Clone(types), "job_dreamt")
+var everyType = slices.Concat(types, notes, []wal.EventType{"job_dreamt"})
 
 func (g *teller) next() told {
 	g.seq++
@@ -108,7 +108,7 @@ func (g *teller) next() told {
 		g.epoch++
 	}
 	e := wal.Event{
-		Seq: g.seq, Epoch: g.epoch, JobID: fmt.Sprint("job-", g.random.IntN(40)),
+		Seq: g.seq, Epoch: g.epoch, JobID: fmt.Sprint("job-", g.random.IntN(120)),
 		// a clock that goes back now and then
 		Time: time.Unix(1_700_000_000+int64(g.seq)-int64(g.random.IntN(3)*g.random.IntN(100)), g.random.Int64N(1e9)).UTC(),
 	}
@@ -135,9 +135,16 @@ func (g *teller) next() told {
 // step returns a legal next step, or, now and then, any.
 func (g *teller) step(job statemachine.Job) wal.EventType {
 	legal := slices.DeleteFunc(slices.Clone(everyType), func(on wal.EventType) bool {
-		_, ok := after(string(job.State), on)
+		state := string(job.State)
+		if job.Held != "" {
+			state += held
+		}
+		_, ok := after(state, on)
 		return !ok
 	})
+	if onward := slices.DeleteFunc(slices.Clone(legal), isNote); len(onward) > 0 && g.random.IntN(2) > 0 {
+		legal = onward // else a job seldom comes to its end
+	}
 	if len(legal) == 0 || g.random.IntN(30) == 0 {
 		legal = everyType
 	}
@@ -151,9 +158,11 @@ func (g *teller) fill(e *wal.Event) {
 	case wal.JobSubmitted:
 		e.Capability = []string{"", "shell", "file", "Ünïcode"}[g.random.IntN(4)]
 		e.Args = payload
-	case wal.JobCompleted:
+	case wal.JobStep, wal.JobStepUndone:
+		e.Args, e.Output = json.RawMessage(fmt.Sprintf(`{"step":"step %d"}`, g.random.IntN(5))), payload
+	case wal.JobCompleted, wal.JobProgress:
 		e.Output = payload
-	case wal.JobFailed, wal.JobRolledBack:
+	case wal.JobFailed, wal.JobRolledBack, wal.JobHeld, wal.JobReleased:
 		e.Error = fmt.Sprint("reason ", g.random.IntN(5))
 	case "job_dreamt":
 		e.Args, e.Output, e.Error = payload, slices.Clone(payload), "from the future"
@@ -168,7 +177,7 @@ type viewing[P projection.Projection] struct {
 }
 
 // wholeTale is long enough for every kind of event to meet every state of a job.
-func wholeTale() []told { return tale(1, 800) }
+func wholeTale() []told { return tale(1, 1600) }
 
 func (v *viewing[P]) fold(p P, history []told) P {
 	v.Helper()
@@ -292,7 +301,8 @@ func (v *viewing[P]) testEvents() {
 }
 
 func (v *viewing[P]) testInstances() {
-	one, two := wholeTale(), tale(2, 800)
+	one := wholeTale()
+	two := tale(2, len(one))
 	a, b, unfed := v.empty(), v.empty(), v.read(v.empty())
 	for i := range one {
 		v.fold(a, one[i:i+1])

@@ -198,7 +198,9 @@ var badProjections = []struct {
 			view := o.view
 			o.view = emptyView()
 			o.mu.Unlock()
-			runtime.Gosched()
+			for range 100 { // long enough to be met, on a busy machine too
+				runtime.Gosched()
+			}
 			o.mu.Lock()
 			defer o.mu.Unlock()
 			o.view = view
@@ -304,7 +306,8 @@ func TestTaleHasEverything(t *testing.T) {
 		}
 	}
 	for _, what := range []string{"no job", "parked by job_dreamt", "behind a parked job", "a problem", "job_submitted",
-		"job_validated", "job_started", "job_completed", "job_failed", "job_rolled_back"} {
+		"job_validated", "job_started", "job_completed", "job_failed", "job_rolled_back",
+		"job_resumed", "job_step", "job_progress", "job_step_undone", "job_held", "job_released"} {
 		require.Positive(t, met[what], what)
 	}
 	require.Equal(t, wholeTale(), wholeTale(), "one seed, one tale")
