@@ -56,6 +56,9 @@ type Judgement struct {
 // Judge says what must be made of an image. It knows the documented format and shares no code with packages wal,
 // statemachine and recovery; it is slow, holds everything in memory, and is meant to be read beside the promises. The
 // image is not changed. Events share no memory with it.
+//
+// It judges segments alone: what stands in checkpoints and carried files it does not read, so that of a log that was
+// compacted it knows less than an engine.
 func Judge(img Image) Judgement {
 	j := Judgement{First: 1, Cut: make(map[string][]byte), States: make(map[string]string), Stuck: make(map[string]uint64)}
 	segments, blank, ok := j.headers(img)

@@ -273,7 +273,8 @@ func TestF14_R3_R5_CrashEveryOp_retention(t *testing.T) {
 			t.Parallel()
 			img, _ := retained(t, tight(nil), all...)
 			require.Equal(t, strings.Contains(name, "compaction"), len(named(img, "carried-")) == 1, "%v", named(img, ""))
-			require.NotZero(t, everyRetention(t, tight(nil), crashtest.Crashes[crashtest.History]{}, all...).SecondDistinct)
+			got := everyRetention(t, tight(nil), crashtest.Crashes[crashtest.History]{}, all...)
+			require.GreaterOrEqual(t, got.SecondDistinct, crashtest.Thin(1, 0))
 		})
 	}
 }
