@@ -142,7 +142,7 @@ func (e *Engine) unsaved() []string {
 }
 
 // forgetAtOnce is how many jobs one event lets go of: what the applier is held up by.
-const forgetAtOnce = 128
+const forgetAtOnce = 64
 
 // forget lets go of finished jobs, some at a time, and of ids that were refused for long enough.
 func (e *Engine) forget(ctx context.Context, now time.Time, olderThan time.Duration) (forgotten int, err error) {

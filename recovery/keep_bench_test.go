@@ -102,15 +102,15 @@ func BenchmarkCheckpoint(b *testing.B) {
 }
 
 // BenchmarkKeep measures the latency of single commands by four callers, without anything beside them, while checkpoints
-// of 100,000 jobs are written one after the other, and while the log is compacted: x-quiet is the ratio of the p99s.
+// of 1,000,000 jobs are written one after the other, and while the log is compacted: x-quiet is the ratio of the p99s.
 func BenchmarkKeep(b *testing.B) {
 	for _, beside := range []string{"checkpoint", "compaction"} {
 		b.Run("beside="+beside, func(b *testing.B) {
 			ctx := context.Background()
 			e, err := Open(ctx, b.TempDir(), Options{CheckpointEvery: -1, WAL: wal.Options{SegmentBytes: 4 << 20}})
 			require.NoError(b, err)
-			finishJobs(b, e, 0, 100_000, "done")
-			next := 100_000
+			finishJobs(b, e, 0, 1_000_000, "done")
+			next := 1_000_000
 			var quiet, busy []time.Duration
 			for b.Loop() {
 				quiet = append(quiet, latencies(b, e, next, 500*time.Millisecond)...)

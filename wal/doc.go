@@ -69,7 +69,7 @@
 // # Files beside the segments
 //
 // A checkpoint and a carried file are JSON Lines of the same kind, each with a salt of its own, written under a temporary
-// name with a sync for each MiB, synced, renamed, and their directory synced. They are never changed afterwards. A
+// name with a sync every 96 KiB, synced, renamed, and their directory synced. They are never changed afterwards. A
 // checkpoint holds nothing but marks:
 //
 //	checkpoint  the header: version, log, salt, seq, event (the checksum of the event at seq, "" if that was gone), epoch, ts, ns

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Files beside the segments: checkpoints, and what a compaction carried over. Both are JSON Lines with a checksum by line,
@@ -19,7 +20,8 @@ const (
 
 	sideVersion = 1
 	sideBuffer  = 64 << 10
-	sideStep    = 1 << 20 // bytes written between two syncs: a larger one would hold up those of the segments
+	sideStep    = 96 << 10 // bytes written between two syncs: a larger one would hold up those of the segments
+	maxRest     = 10 * time.Millisecond
 )
 
 func sideName(prefix string, seq uint64) string { return prefix + segmentName(seq) }
@@ -161,6 +163,7 @@ type sideWriter struct {
 	buf     []byte
 	at      int64 // bytes in the file
 	synced  int64
+	rested  time.Time // when the step under way began
 	dry     bool
 	renamed bool
 }
@@ -168,7 +171,7 @@ type sideWriter struct {
 // newSideWriter makes the file under its temporary name, and begins it with the header; more is what follows the salt.
 func newSideWriter(fsys FS, dir, prefix string, h sideHead, more func(dst []byte) []byte, dry bool) (_ *sideWriter, err error) {
 	h.kind, h.salt = kindOf(prefix), randomHex(8)
-	w := &sideWriter{fs: fsys, path: filepath.Join(dir, sideName(prefix, h.seq)), seed: saltSeed(h.salt), dry: dry}
+	w := &sideWriter{fs: fsys, path: filepath.Join(dir, sideName(prefix, h.seq)), seed: saltSeed(h.salt), rested: time.Now(), dry: dry}
 	if !dry {
 		if w.f, err = fsys.OpenFile(w.path+tempSuffix, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644); err != nil {
 			return nil, noSpace(err, w.path, maxHeader)
@@ -201,7 +204,18 @@ func (w *sideWriter) flush() error {
 	if w.at-w.synced < sideStep {
 		return nil
 	}
-	return w.sync()
+	err := w.sync()
+	w.rest()
+	return err
+}
+
+// rest leaves the disk and the processors to the appends for as long as the step behind it took: nobody waits for these
+// files as they do for an append.
+func (w *sideWriter) rest() {
+	if !w.dry {
+		time.Sleep(min(time.Since(w.rested), maxRest))
+		w.rested = time.Now()
+	}
 }
 
 func (w *sideWriter) sync() error {
