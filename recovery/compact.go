@@ -152,11 +152,13 @@ func (e *Engine) forget(ctx context.Context, now time.Time, olderThan time.Durat
 		if len(ids) == 0 && !e.jobs.Releasable(f.IDsBefore) {
 			return forgotten, nil
 		}
+		start := time.Now()
 		n, err := e.forgetSome(ctx, ids, now, f)
 		forgotten += n
 		if err != nil {
 			return forgotten, err
 		}
+		time.Sleep(min(time.Since(start), 10*time.Millisecond)) // the applier is the commands' as long as it was ours
 	}
 }
 
