@@ -46,8 +46,8 @@ type applier struct {
 // view is one projection, and whether it still follows. The applier's own.
 type view struct {
 	projection.Projection
-	has uint64 // what its checkpoint holds: events up to this seq are in it
-	out bool   // it returned an error or panicked
+	loaded bool // from a checkpoint
+	out    bool // it returned an error or panicked
 }
 
 // A ProjectionError says which event a projection could not take. It gets no more events; the log, the command that
@@ -171,10 +171,10 @@ func (a *applier) forget(e wal.Event) error {
 	return nil
 }
 
-// showAll lets each projection take an event that it has not.
+// showAll lets each projection take an event.
 func (a *applier) showAll(e wal.Event, take func(projection.Projection) error) {
 	for _, v := range a.views {
-		if v.out || e.Seq <= v.has {
+		if v.out {
 			continue
 		}
 		if err := guarded(func() error { return take(v.Projection) }); err != nil {

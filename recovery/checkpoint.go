@@ -34,11 +34,16 @@ func (e *IncompleteError) Error() string {
 
 // restore brings the state from nothing to the end of what log shows. It changes nothing on disk.
 func (e *Engine) restore(ctx context.Context, log Log) error {
-	e.opened = Report{}
+	e.opened, e.kept, e.stale = Report{}, 0, false
 	files, ok := log.(Files)
 	floor := uint64(0)
-	if ok && log.FirstSeq() > 1 {
-		floor = log.FirstSeq()
+	if ok {
+		for range log.Events(ctx, log.LastSeq()+1) { // looks: what is known of a log that is only read may be old
+			break
+		}
+		if first := log.FirstSeq(); first > 1 {
+			floor = first
+		}
 	}
 	e.reset(floor)
 	if ok {
@@ -156,35 +161,96 @@ func (e *Engine) loadView(v *view, s wal.Section, c wal.Checkpoint, r io.Reader)
 		e.opts.Logger.Warn("recovery: projection is built from the log", slog.Any("error", err))
 		return
 	}
-	v.has = c.Seq
+	v.loaded = true
 }
 
-// replay applies what the checkpoint does not have: the events behind it, or, if a projection is not in it, all there
-// are, of which each takes those that it lacks.
-func (e *Engine) replay(ctx context.Context, log Log, floor uint64) error {
-	a := e.applier
-	a.goal = log.LastSeq()
-	from := a.applied.Load() + 1
-	if lacking := e.notLoaded(); len(lacking) > 0 || from < log.FirstSeq() {
-		e.jobs = projection.NewJobsWith(e.jobsOptions(floor)) // of the checkpoint's, some events would be applied again
-		a.jobs = e.jobs
-		from = log.FirstSeq()
-		a.applied.Store(0)
-		if floor > 0 {
-			if err := e.replayCarried(log.(Files), lacking, floor); err != nil {
-				return err
-			}
-		}
-		a.applied.Store(max(a.applied.Load(), from-1))
+// replay applies what the checkpoint does not have, or, without one, all there is.
+func (e *Engine) replay(ctx context.Context, log Log, floor uint64) (err error) {
+	e.applier.goal = log.LastSeq()
+	if from := e.applier.applied.Load() + 1; e.kept > 0 && from >= log.FirstSeq() {
+		err = e.replayBehind(ctx, log, floor, from)
+	} else {
+		err = e.replayWhole(ctx, log, floor, e.notLoaded())
 	}
-	e.opened.Replayed += log.LastSeq() + 1 - min(from, log.LastSeq()+1)
-	if err := a.applyAll(readAhead(log.Events(ctx, from))); err != nil {
+	if err != nil {
 		return err
 	}
 	if strays := e.jobs.Strays(); len(strays) > 0 {
 		return e.replayLost(ctx, log.(Files), log, floor, strays)
 	}
 	return nil
+}
+
+// replayBehind lets the jobs, and the projections that were loaded, go on behind the checkpoint. Before that, projections
+// that are not in it take the whole log, with jobs of their own: those know nothing of jobs that were forgotten since, of
+// which the others have seen the beginning.
+func (e *Engine) replayBehind(ctx context.Context, log Log, floor, from uint64) error {
+	a, all, jobs := e.applier, e.applier.views, e.jobs
+	defer func() { a.views = all }()
+	with := func(loaded bool) []*view {
+		return slices.DeleteFunc(slices.Clone(all), func(v *view) bool { return v.loaded != loaded })
+	}
+	unreadable := a.unreadable
+	if lacking := e.notLoaded(); len(lacking) > 0 {
+		e.stale = true
+		a.views = with(false)
+		if err := e.replayWhole(ctx, log, floor, lacking); err != nil {
+			return err
+		}
+		e.jobs, a.jobs = jobs, jobs
+		a.applied.Store(from - 1)
+		unreadable, a.unreadable = a.unreadable, nil // of all; what lies behind the checkpoint is met again
+	}
+	a.views = with(true)
+	if err := e.apply(log.Events(ctx, from)); err != nil {
+		return err
+	}
+	if len(unreadable) > 0 {
+		a.unreadable = unreadable
+	}
+	return nil
+}
+
+// replayWhole folds all there is of the log.
+func (e *Engine) replayWhole(ctx context.Context, log Log, floor uint64, lacking []string) error {
+	a, first := e.applier, log.FirstSeq()
+	if _, ok := log.(Files); ok && first != max(1, floor) {
+		return &wal.DroppedError{Seq: max(1, floor), First: first} // a writer beside it has compacted since floor was read
+	}
+	e.jobs = projection.NewJobsWith(e.jobsOptions(floor))
+	a.jobs = e.jobs
+	a.applied.Store(0)
+	if floor > 0 {
+		if refused := e.refusedIncomplete(lacking); len(refused) > 0 {
+			return &IncompleteError{Names: refused, FirstSeq: floor}
+		}
+		for _, name := range lacking {
+			if !slices.Contains(e.opened.Incomplete, name) {
+				e.opened.Incomplete = append(e.opened.Incomplete, name)
+			}
+		}
+		if err := e.apply(log.(Files).Carried()); err != nil {
+			return err
+		}
+	}
+	a.applied.Store(max(a.applied.Load(), first-1))
+	return e.apply(log.Events(ctx, first))
+}
+
+// apply applies events up to the end that the log had when the replay began: a log that is only read may grow meanwhile.
+func (e *Engine) apply(events iter.Seq2[wal.Event, error]) error {
+	goal := e.applier.goal
+	return e.applier.applyAll(func(yield func(wal.Event, error) bool) {
+		for event, err := range readAhead(events) {
+			if err == nil && event.Seq > goal {
+				return
+			}
+			e.opened.Replayed++
+			if !yield(event, err) {
+				return
+			}
+		}
+	})
 }
 
 // replayLost folds the jobs once more, when there are some of which the log has the end, and neither the beginning nor
@@ -203,6 +269,9 @@ func (e *Engine) replayLost(ctx context.Context, files Files, log Log, floor uin
 			if err != nil {
 				return err
 			}
+			if event.Seq > e.applier.goal {
+				break
+			}
 			if _, err := e.jobs.Fold(event); errors.Is(err, statemachine.ErrMisdirected) {
 				return err
 			}
@@ -215,31 +284,11 @@ func (e *Engine) replayLost(ctx context.Context, files Files, log Log, floor uin
 func (e *Engine) notLoaded() []string {
 	var names []string
 	for _, v := range e.applier.views {
-		if v.has == 0 {
+		if !v.loaded {
 			names = append(names, v.Name())
 		}
 	}
 	return names
-}
-
-// replayCarried applies what is left of the events that were compacted away.
-func (e *Engine) replayCarried(files Files, lacking []string, floor uint64) error {
-	if refused := e.refusedIncomplete(lacking); len(refused) > 0 {
-		return &IncompleteError{Names: refused, FirstSeq: floor}
-	}
-	for _, name := range lacking {
-		if !slices.Contains(e.opened.Incomplete, name) {
-			e.opened.Incomplete = append(e.opened.Incomplete, name)
-		}
-	}
-	return e.applier.applyAll(func(yield func(wal.Event, error) bool) {
-		for event, err := range readAhead(files.Carried()) {
-			e.opened.Replayed++
-			if !yield(event, err) {
-				return
-			}
-		}
-	})
 }
 
 // refusedIncomplete returns those of the names that must be whole. Our own need not: jobs that are remembered are, and
@@ -256,7 +305,8 @@ func (e *Engine) refusedIncomplete(names []string) []string {
 //
 // errors.ErrUnsupported: the log is no directory. wal.ErrReadOnly, wal.ErrClosed, ctx's error; wal.ErrNoSpace, or
 // another error of the disk: the old checkpoints are as they were, and the engine goes on. A projection that can't be
-// saved is named in the error, and left out: all else is saved.
+// frozen is named in the error, and left out: all else is saved. One whose save fails, or that is lacking when the log
+// was compacted before, ends it: an older checkpoint may have that.
 func (e *Engine) Checkpoint(ctx context.Context) error {
 	ctx, release, err := e.own(ctx)
 	if err != nil {
@@ -307,13 +357,17 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 	f := e.freeze()
 	defer e.setDue()
 	defer f.thaw()
-	if f.seq == 0 || f.seq == e.kept {
+	if f.seq == 0 || f.seq == e.kept && !e.stale {
 		return nil
+	}
+	if refused := e.refusedIncomplete(f.lacking); len(refused) > 0 && e.log.FirstSeq() > 1 {
+		// Older checkpoints may have it, and go when newer ones come.
+		return errors.Join(append(f.errs, &IncompleteError{Names: refused, FirstSeq: e.log.FirstSeq()})...)
 	}
 	if _, err := files.SaveCheckpoint(ctx, f.seq, f.sections); err != nil {
 		return err
 	}
-	e.kept, e.lacking = f.seq, f.lacking
+	e.kept, e.lacking, e.stale = f.seq, f.lacking, false
 	return errors.Join(f.errs...)
 }
 
@@ -357,7 +411,13 @@ func (f *frozen) add(p projection.Projection) {
 		return
 	}
 	var save func(io.Writer) error
-	err := guarded(func() (err error) { save, err = s.Snapshot(); return err })
+	err := guarded(func() (err error) {
+		if v := s.Version(); v < 0 {
+			return fmt.Errorf("its version is %d", v)
+		}
+		save, err = s.Snapshot()
+		return err
+	})
 	if err == nil && save == nil {
 		err = errors.New("its Snapshot returned nothing")
 	}
@@ -396,7 +456,10 @@ func (e *Engine) keep() {
 	a := e.applier
 	a.dueAt.Store(e.kept + uint64(e.opts.CheckpointEvery))
 	if a.applied.Load() >= a.dueAt.Load() {
-		a.due <- struct{}{}
+		select {
+		case a.due <- struct{}{}:
+		default: // the applier was faster
+		}
 	}
 	e.keeper.Go(func() {
 		for {
@@ -410,14 +473,13 @@ func (e *Engine) keep() {
 	})
 }
 
-// tend does what is due. A projection that can't be saved keeps the log from being compacted, not from being checkpointed.
+// tend does what is due. What keeps the log from being compacted need not keep it from being checkpointed.
 func (e *Engine) tend() error {
 	defer e.setDue() // whatever comes of it: not at once again
 	var kept error
 	if e.opts.Retain > 0 {
-		_, kept = e.Compact(e.life, e.opts.Retain)
-		if incomplete := (*IncompleteError)(nil); !errors.As(kept, &incomplete) {
-			return kept
+		if _, kept = e.Compact(e.life, e.opts.Retain); kept == nil {
+			return nil
 		}
 	}
 	return errors.Join(kept, e.Checkpoint(e.life))

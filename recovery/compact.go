@@ -147,14 +147,19 @@ const forgetAtOnce = 64
 // forget lets go of finished jobs, some at a time, and of ids that were refused for long enough.
 func (e *Engine) forget(ctx context.Context, now time.Time, olderThan time.Duration) (forgotten int, err error) {
 	f := projection.Forgotten{Before: now.Add(-olderThan), IDsBefore: now.Add(-e.refuseFor(olderThan))}
+	atOnce := forgetAtOnce
 	for {
-		ids := e.jobs.Forgettable(f.Before, forgetAtOnce)
+		ids := e.jobs.Forgettable(f.Before, atOnce)
 		if len(ids) == 0 && !e.jobs.Releasable(f.IDsBefore) {
 			return forgotten, nil
 		}
 		start := time.Now()
 		n, err := e.forgetSome(ctx, ids, now, f)
 		forgotten += n
+		if errors.Is(err, wal.ErrTooLarge) && atOnce > 1 { // Options.WAL.MaxEventBytes is small
+			atOnce /= 2
+			continue
+		}
 		if err != nil {
 			return forgotten, err
 		}

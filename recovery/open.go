@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/jobwal/jobwal/projection"
 	"github.com/jobwal/jobwal/wal"
@@ -115,7 +118,7 @@ func OpenLog(ctx context.Context, log Log, opts Options) (_ *Engine, err error) 
 		return nil, errors.Join(err, log.Close())
 	}
 	e := newEngine(opts)
-	if err := e.restore(ctx, log); err != nil {
+	if err := e.restoreBeside(ctx, log); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
 	if err := e.serve(ctx, log); err != nil {
@@ -134,10 +137,15 @@ func (o *Options) check(ctx context.Context) error {
 		if p == nil {
 			return &wal.InvalidError{Field: "Options.Projections", Reason: fmt.Sprintf("number %d is nil", i)}
 		}
-		if name := p.Name(); name == "" || names[name] {
+		name := p.Name()
+		if name == "" || names[name] {
 			return &wal.InvalidError{Field: "Options.Projections", Reason: fmt.Sprintf("name %q is empty or taken", name)}
 		}
-		names[p.Name()] = true
+		if len(name) > 256 || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
+			return &wal.InvalidError{Field: "Options.Projections",
+				Reason: fmt.Sprintf("name %.64q: more than 256 bytes, invalid UTF-8, or control characters", name)}
+		}
+		names[name] = true
 	}
 	return ctx.Err()
 }
