@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -317,14 +318,17 @@ func (v *viewing[P]) testBeside() {
 	history, p := wholeTale(), v.empty()
 	done := make(chan struct{})
 	var readers sync.WaitGroup
+	var reads, ended atomic.Int64
 	for range 2 {
 		readers.Go(func() {
+			defer ended.Add(1)
 			for {
 				select {
 				case <-done:
 					return
 				default:
 					v.read(p)
+					reads.Add(1)
 					runtime.Gosched()
 				}
 			}
@@ -334,8 +338,10 @@ func (v *viewing[P]) testBeside() {
 		defer readers.Wait()
 		defer close(done)
 		for i := range history {
+			for before := reads.Load(); reads.Load() == before && ended.Load() == 0; { // or nobody would be beside it
+				runtime.Gosched()
+			}
 			v.fold(p, history[i:i+1])
-			runtime.Gosched()
 		}
 	}()
 	v.same(v.read(p), v.of(history), "after it was read while it was fed")
