@@ -302,7 +302,7 @@ func (l *Log) takeLocked() []*request {
 			n++
 		}
 	}
-	batch := append([]*request(nil), l.queue[:n]...)
+	l.batch = append(l.batch[:0], l.queue[:n]...)
 	rest := copy(l.queue, l.queue[n:])
 	clear(l.queue[rest:])
 	l.queue = l.queue[:rest]
@@ -311,7 +311,7 @@ func (l *Log) takeLocked() []*request {
 		close(l.room)
 		l.room = nil
 	}
-	return batch
+	return l.batch
 }
 
 // batchLimitLocked: a batch fits into one segment.
@@ -325,7 +325,8 @@ func (l *Log) batchLimitLocked(first int64) int64 {
 
 // handOver wakes the batch and makes the head of the queue the next committer.
 func (l *Log) handOver(batch []*request, own *request) {
-	for _, r := range batch {
+	for i, r := range batch {
+		batch[i] = nil // it is the next committer's, and must not hold on to what it once held
 		if r != own {
 			r.open(false)
 		}
@@ -684,16 +685,13 @@ func (w *window) add(events []Event, size int64) {
 	}
 }
 
-// from returns events in order from seq on, as many as lie together; none if seq is not there.
-func (w *window) from(seq uint64) []Event {
+// from puts the groups that hold the events from seq on, in order, into room, as many as it takes; none if seq is not
+// there.
+func (w *window) from(seq uint64, room []recentGroup) []recentGroup {
 	there := w.groups[w.gone:]
 	i := sort.Search(len(there), func(i int) bool { return there[i].events[0].Seq > seq })
 	if i == 0 {
 		return nil
 	}
-	group := there[i-1].events
-	if i := seq - group[0].Seq; i < uint64(len(group)) {
-		return group[i:]
-	}
-	return nil
+	return append(room[:0], there[i-1:min(len(there), i-1+cap(room))]...)
 }

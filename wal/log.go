@@ -27,6 +27,7 @@ type Log struct {
 	filled     int64  // the active segment's end on disk: size, and newlines behind it
 	crowd      int    // how many requests the last batch had
 	buf        []byte
+	batch      []*request // what takeLocked has taken
 
 	mu        sync.Mutex // guards the fields below; never held during I/O, nor while yielding
 	id        string     // with ReadOnly it may change from "", and epoch grow
