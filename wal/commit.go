@@ -245,7 +245,6 @@ func (l *Log) lead(own *request) {
 	refused := l.refusedLocked()
 	l.mu.Unlock()
 
-	l.crowd = len(batch)
 	over := false
 	defer func() {
 		if !over {
@@ -265,16 +264,12 @@ func (l *Log) lead(own *request) {
 }
 
 // gather lets callers that were just woken come back with their next event before the batch is taken: without this a
-// closed loop of n callers gets stuck at half of them a sync. It waits only as long as more come, and not at all when as
-// many as last time are there already: then the others are busy elsewhere, as callers of an engine are, and come while
-// this batch is synced.
+// closed loop of n callers gets stuck at half of them a sync. It waits only as long as more come, and not at all when all
+// are there who were about when the last batch was done.
 func (l *Log) gather() {
-	const patience = 3 // yields in which nobody came
+	const patience = 10 // yields in which nobody came: some microseconds where nothing else runs, and nothing beside a sync
 	queued := l.waiting()
-	if l.crowd <= 1 || queued >= l.crowd {
-		return
-	}
-	for idle := 0; idle < patience; idle++ {
+	for idle := 0; queued < l.crowd && idle < patience; idle++ {
 		runtime.Gosched()
 		if n := l.waiting(); n > queued {
 			queued, idle = n, 0
@@ -333,6 +328,7 @@ func (l *Log) handOver(batch []*request, own *request) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.crowd = len(batch) + len(l.queue)
 	if len(l.queue) > 0 {
 		l.queue[0].open(true)
 		return
