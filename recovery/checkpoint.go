@@ -373,9 +373,17 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 
 // setDue says when the next checkpoint is due: not sooner after one that failed than after one that did not.
 func (e *Engine) setDue() {
-	if e.opts.CheckpointEvery > 0 {
-		e.applier.dueAt.Store(e.applier.applied.Load() + uint64(e.opts.CheckpointEvery))
+	if e.opts.CheckpointEvery >= 0 {
+		e.applier.dueAt.Store(e.applier.applied.Load() + e.interval())
 	}
+}
+
+// interval is how many events lie between two checkpoints.
+func (e *Engine) interval() uint64 {
+	if n := e.opts.CheckpointEvery; n != 0 {
+		return uint64(n)
+	}
+	return uint64(max(DefaultCheckpointEvery, e.jobs.Len()))
 }
 
 // frozen is the state as of seq.
@@ -454,7 +462,7 @@ func (e *Engine) keep() {
 		return
 	}
 	a := e.applier
-	a.dueAt.Store(e.kept + uint64(e.opts.CheckpointEvery))
+	a.dueAt.Store(e.kept + e.interval())
 	if a.applied.Load() >= a.dueAt.Load() {
 		select {
 		case a.due <- struct{}{}:

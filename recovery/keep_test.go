@@ -108,6 +108,29 @@ func TestR5_checkpoints_and_retention_by_themselves(t *testing.T) {
 	})
 }
 
+// What checkpoints cost an event does not grow with the jobs: of many jobs, they lie further apart. What is said is kept to.
+func TestR5_checkpoints_of_many_jobs_are_rarer(t *testing.T) {
+	const jobs = DefaultCheckpointEvery + 1000
+	e, err := Open(t.Context(), "jobs", Options{WAL: wal.Options{FS: crashfs.New(), Sync: wal.SyncNever}})
+	require.NoError(t, err)
+	require.EqualValues(t, DefaultCheckpointEvery, e.interval())
+	for range jobs / 1000 {
+		some := make([]Command, 1000)
+		for i := range some {
+			some[i] = Submit(Submission{})
+		}
+		_, err := e.Do(t.Context(), some...)
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, jobs, e.interval())
+	require.NoError(t, e.Close())
+
+	e, err = Open(t.Context(), "jobs", Options{WAL: wal.Options{FS: crashfs.New()}, CheckpointEvery: 7})
+	require.NoError(t, err)
+	require.EqualValues(t, 7, e.interval())
+	require.NoError(t, e.Close())
+}
+
 // A projection that can't be saved keeps the log from being compacted, and is reported; checkpoints go on, each when it
 // is due and no sooner.
 func TestR5_retention_without_a_snapshot_still_checkpoints(t *testing.T) {
