@@ -203,7 +203,7 @@ func (t *typed[A, R]) mistake(name string, s Settings) string {
 }
 
 func (t *typed[A, R]) bind(raw json.RawMessage) (work, error) {
-	c := &call[A, R]{typed: t}
+	c := &bound[A, R]{typed: t}
 	if len(raw) == 0 {
 		return c, nil
 	}
@@ -215,35 +215,35 @@ func (t *typed[A, R]) bind(raw json.RawMessage) (work, error) {
 	return c, nil
 }
 
-// call is a [work].
-type call[A, R any] struct {
+// bound is a [work].
+type bound[A, R any] struct {
 	*typed[A, R]
 	args A
 }
 
-func (c *call[A, R]) validate(ctx context.Context) error {
+func (c *bound[A, R]) validate(ctx context.Context) error {
 	if c.v == nil {
 		return nil
 	}
 	return c.v.Validate(ctx, c.args)
 }
 
-func (c *call[A, R]) execute(ctx context.Context) (json.RawMessage, error) {
+func (c *bound[A, R]) execute(ctx context.Context) (json.RawMessage, error) {
 	out, err := c.x.Execute(ctx, c.args)
 	if err != nil {
 		return nil, err
 	}
-	return marshal(out)
+	return encoded(out)
 }
 
-func (c *call[A, R]) undo(ctx context.Context, done Done) error {
+func (c *bound[A, R]) undo(ctx context.Context, done Done) error {
 	if c.u == nil {
 		return ErrNoUndo
 	}
 	return c.u.Undo(ctx, c.args, done)
 }
 
-func (c *call[A, R]) reconcile(ctx context.Context) (Found[json.RawMessage], error) {
+func (c *bound[A, R]) reconcile(ctx context.Context) (Found[json.RawMessage], error) {
 	if c.r == nil {
 		return CantTell[json.RawMessage]("the capability has no Reconcile"), nil
 	}
@@ -251,23 +251,17 @@ func (c *call[A, R]) reconcile(ctx context.Context) (Found[json.RawMessage], err
 	if err != nil || found.found != foundDone {
 		return Found[json.RawMessage]{found: found.found, why: found.why}, err
 	}
-	raw, err := marshal(found.out)
+	raw, err := encoded(found.out)
 	return Happened(raw), err
 }
 
-// marshal is json.Marshal without its rewriting of <, > and &. It runs beside the caller's own code, since that may be part of
-// it, and panic.
-func marshal(v any) (json.RawMessage, error) {
-	if raw, ok := v.(json.RawMessage); ok {
-		return raw, nil
-	}
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+// encoded is an output as it is recorded. It is made beside the caller's own code, since that may be part of it, and panic.
+func encoded(out any) (json.RawMessage, error) {
+	raw, err := marshal(out)
+	if err != nil {
 		return nil, Permanent(fmt.Errorf("its output: %w", err))
 	}
-	return buf.Bytes(), nil
+	return raw, nil
 }
 
 // A Capability is the typed way to one that was registered with [Add]. Its methods may be called from several goroutines.

@@ -72,11 +72,21 @@ func (r *Runner) failDurably(t *task, err error) (statemachine.Job, error) {
 		return jobs[0], nil
 	}
 	job, bad := t.attempt.end(context.Background(), commands...)
-	for n := 0; bad != nil && refusalOf(bad) == full && r.rest(n, bad); n++ {
-		job, bad = t.attempt.end(context.Background(), commands...)
+	for n := 0; bad != nil && r.endsAgain(t, n, bad); n++ {
+		now, _ := r.engine.Job(t.id)
+		job, bad = t.attempt.end(context.Background(), failing(now, t.does, err)...)
 	}
 	t.steps, t.known = t.attempt.steps(), true
 	return job, bad
+}
+
+// endsAgain tells whether an end that was refused for the n-th time is to be written again, as the job stands then. One that was
+// held meanwhile may end, and is released with that.
+func (r *Runner) endsAgain(t *task, n int, err error) bool {
+	if errors.Is(err, statemachine.ErrHeld) {
+		return n < 10
+	}
+	return refusalOf(err) == full && r.rest(n, err)
 }
 
 // rollBack undoes what a completed or failed job did, and says so.

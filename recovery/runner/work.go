@@ -189,6 +189,9 @@ func (r *Runner) ended(t *task, out json.RawMessage, err error) {
 			return
 		}
 	}
+	if bad := t.attempt.broken(); bad != nil && !errors.Is(err, bad) { // whatever it made of it
+		err = fmt.Errorf("%w; and then: %w", bad, err)
+	}
 	r.failed(t, err)
 }
 
@@ -203,8 +206,8 @@ func (r *Runner) complete(t *task, out json.RawMessage) error {
 		t.job = job
 		r.leave(t, nil)
 		return nil
-	case t.attempt.broken() != nil || errors.Is(err, ErrStepOrder):
-		return err
+	case errors.As(err, new(*OrderError)) || errors.As(err, new(*StepError)):
+		return Permanent(err)
 	case refusalOf(err) == unfit:
 		return Permanent(fmt.Errorf("its output: %w", err))
 	}
