@@ -212,28 +212,26 @@ func (a application) asLookedAt(ctx context.Context, d Decision) (statemachine.J
 	if job.Seq == d.Seq {
 		return job, nil
 	}
-	changed := &ChangedError{JobID: d.JobID, Seq: d.Seq, Newest: job.Seq}
-	newest, err := a.engine.eventOf(ctx, job.ID, job.Seq)
-	if err != nil {
-		return job, changed
-	}
-	changed.NewestType = newest.Type
-	if d.Action == ActionRollBack && job.Parked == "" && a.failedBy(ctx, d, newest) {
+	newest, failed := a.failedBy(ctx, d, job)
+	if failed && d.Action == ActionRollBack && job.Parked == "" {
 		return job, nil
 	}
-	return job, changed
+	return job, &ChangedError{JobID: d.JobID, Seq: d.Seq, Newest: job.Seq, NewestType: newest}
 }
 
 // failedBy tells whether the job has failed by this very decision, and nothing has happened to it since but that steps
-// were undone: crash: between the failure and its rollback.
-func (a application) failedBy(ctx context.Context, d Decision, event wal.Event) bool {
-	for event.Type == wal.JobStepUndone {
-		var err error
-		if event, err = a.engine.eventOf(ctx, d.JobID, event.Prev); err != nil {
-			return false
+// were undone: crash: between the failure and its rollback. newest is its newest event's type; "" if that can't be read.
+func (a application) failedBy(ctx context.Context, d Decision, job statemachine.Job) (newest wal.EventType, failed bool) {
+	for event, err := range a.engine.past(ctx, job.ID, job.Seq) {
+		if err != nil {
+			break
+		}
+		newest = cmp.Or(newest, event.Type)
+		if event.Type != wal.JobStepUndone {
+			return newest, event.Type == wal.JobFailed && event.Prev == d.Seq && event.Error == d.why()
 		}
 	}
-	return event.Type == wal.JobFailed && event.Prev == d.Seq && event.Error == d.why()
+	return newest, false
 }
 
 // do carries out commands on the job as it was looked at.

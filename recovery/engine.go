@@ -348,25 +348,6 @@ func (e *Engine) unknown(id string) error {
 	return fmt.Errorf("recovery: job %q: %w", id, statemachine.ErrUnknownJob)
 }
 
-// walk collects a job's events, newest first.
-func (e *Engine) walk(ctx context.Context, id string, seq uint64) (events []wal.Event, err error) {
-	if ctx == nil {
-		return nil, &wal.InvalidError{Field: "context", Reason: "nil"}
-	}
-	for seq != 0 {
-		event, err := e.log.At(ctx, seq)
-		if err != nil {
-			return events, fmt.Errorf("recovery: history of job %q: %w", id, err)
-		}
-		if event.JobID != id || event.Prev >= event.Seq {
-			return events, fmt.Errorf("recovery: history of job %q: broken at seq %d", id, seq)
-		}
-		events = append(events, event)
-		seq = event.Prev
-	}
-	return events, nil
-}
-
 // foldsTo tells whether events, newest first, are all that made job what it is. Of a healthy job they are. A parked one
 // may have a Prev that passes over events.
 func foldsTo(job statemachine.Job, events []wal.Event) bool {
