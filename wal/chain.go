@@ -18,35 +18,37 @@ import (
 // error: those of At, or [ErrCorrupt] behind an event whose Prev does not lead back. It reads as it goes, in bounded
 // memory; what is dropped meanwhile it may yet yield. What is yielded belongs to the caller.
 func (l *Log) Chain(seq uint64) iter.Seq2[Event, error] {
-	return func(yield func(Event, error) bool) {
-		if seq == 0 {
-			return
-		}
-		last, err := l.refresh()
-		if err == nil && seq > last {
-			err = unreached(seq, last)
-		}
+	return func(yield func(Event, error) bool) { l.chain(seq, glanceBytes, yield) }
+}
+
+// chain yields what Chain does. The first block has so many bytes, and each that follows on it twice as many.
+func (l *Log) chain(seq uint64, first int64, yield func(Event, error) bool) {
+	if seq == 0 {
+		return
+	}
+	last, err := l.refresh()
+	if err == nil && seq > last {
+		err = unreached(seq, last)
+	}
+	if err != nil {
+		yield(Event{}, err)
+		return
+	}
+	c := chain{log: l, first: first, width: first}
+	defer c.end()
+	for seq != 0 {
+		got, err := c.event(seq)
 		if err != nil {
-			yield(Event{}, err)
+			yield(Event{}, wrapped(err))
 			return
 		}
-		c := chain{log: l, width: glanceBytes}
-		defer c.leave()
-		defer c.block.free()
-		for next := seq; next != 0; {
-			got, err := c.event(next)
-			if err != nil {
-				yield(Event{}, wrapped(err))
-				return
-			}
-			if !yield(got.event, nil) {
-				return
-			}
-			if next = got.event.Prev; next >= got.event.Seq {
-				yield(Event{}, &CorruptError{Path: c.seg.path, Offset: got.at, Seq: got.event.Seq,
-					Reason: fmt.Sprintf("prev %d does not lead back", next)})
-				return
-			}
+		if !yield(got.event, nil) {
+			return
+		}
+		if seq = got.event.Prev; seq >= got.event.Seq {
+			yield(Event{}, &CorruptError{Path: c.seg.path, Offset: got.at, Seq: got.event.Seq,
+				Reason: fmt.Sprintf("prev %d does not lead back", seq)})
+			return
 		}
 	}
 }
@@ -60,9 +62,10 @@ type chain struct {
 	seg   segment   // what it is; of a side file, as far as that is like a segment
 	last  uint64    // the seq of its last event
 	at    placed    // the event that was found last; when the file was just entered, its end
-	width int64     // how much of the file the next block takes
+	first int64     // how much of the file the first block takes
+	width int64     // and the next one
 	block block
-	count int
+	found int // events
 }
 
 // event finds an event that is older than those that were found before.
@@ -76,7 +79,7 @@ func (c *chain) event(seq uint64) (lineOf, error) {
 			return lineOf{}, err
 		}
 	}
-	if c.count++; c.count == slabFrom {
+	if c.found++; c.found == slabFrom {
 		c.slab.size = slabSize
 	}
 	got, err := c.find(seq)
@@ -130,21 +133,25 @@ func (c *chain) leave() {
 	c.block.forget()
 }
 
+func (c *chain) end() {
+	c.leave()
+	c.block.free()
+}
+
 // find looks in the block, then in the one before it if the line should be there. What is not found there is looked for as
 // At does, which knows what to say when it is not found at all.
 func (c *chain) find(seq uint64) (lineOf, error) {
 	if got, ok := c.held(seq); ok {
 		return got, nil
 	}
-	if !c.near(seq) {
-		c.width = glanceBytes
-		return c.search(seq)
+	if c.near(seq) {
+		c.block.read(c.file, max(c.seg.header, c.at.at-c.width), c.seg.header, c.at)
+		if got, ok := c.held(seq); ok {
+			c.width = min(2*c.width, readBuffer)
+			return got, nil
+		}
 	}
-	c.block.read(c.file, max(c.seg.header, c.at.at-c.width), c.seg.header, c.at)
-	c.width = min(2*c.width, readBuffer)
-	if got, ok := c.held(seq); ok {
-		return got, nil
-	}
+	c.width = c.first
 	return c.search(seq)
 }
 
@@ -198,6 +205,9 @@ func (b *block) read(f File, from, begin int64, end placed) {
 	if from > begin { // in the middle of a line
 		skip := bytes.IndexByte(buf, '\n') + 1
 		buf, from = buf[skip:], from+int64(skip)
+	}
+	if n := len(bytes.TrimRight(buf, "\n")); n+1 < len(buf) { // room for lines that never came
+		buf, end.at = buf[:n+1], from+int64(n+1)
 	}
 	b.lines, b.lo, b.hi = buf, placed{at: from}, end
 	if _, b.lo.seq = b.event(from, end.at); b.lo.seq == 0 {
