@@ -145,7 +145,7 @@ func (c *chain) find(seq uint64) (lineOf, error) {
 		return got, nil
 	}
 	if c.near(seq) {
-		c.block.read(c.file, max(c.seg.header, c.at.at-c.width), c.seg.header, c.at)
+		c.block.read(c.file, max(c.seg.header, c.at.at-c.width), c.at)
 		if got, ok := c.held(seq); ok {
 			c.width = min(2*c.width, readBuffer)
 			return got, nil
@@ -184,16 +184,16 @@ func (c *chain) search(seq uint64) (lineOf, error) {
 	return got, err
 }
 
-// block is some whole lines of a file, in memory. It is where a line is looked for first, and is not believed.
+// block is some lines of a file, in memory. It is where a line is looked for first, and is not believed.
 type block struct {
 	buf    []byte // of readBuffer bytes; nil until it is needed
 	lines  []byte // in buf; empty: it holds none
 	lo, hi placed // the first event in lines, and the one behind them
 }
 
-// read takes the lines that begin at offset from, or behind it, up to one that is known. begin is where the file's first
-// line is.
-func (b *block) read(f File, from, begin int64, end placed) {
+// read takes what lies from offset from on up to a line that is known. It may begin with the rest of a line, which is passed
+// over, since it does not begin as one.
+func (b *block) read(f File, from int64, end placed) {
 	if b.buf == nil {
 		b.buf = *readBuffers.Get().(*[]byte)
 	}
@@ -201,10 +201,6 @@ func (b *block) read(f File, from, begin int64, end placed) {
 	buf := b.buf[:end.at-from]
 	if n, _ := f.ReadAt(buf, from); n < len(buf) {
 		return // the line is looked for without the block then, and what is wrong will show
-	}
-	if from > begin { // in the middle of a line
-		skip := bytes.IndexByte(buf, '\n') + 1
-		buf, from = buf[skip:], from+int64(skip)
 	}
 	if n := len(bytes.TrimRight(buf, "\n")); n+1 < len(buf) { // room for lines that never came
 		buf, end.at = buf[:n+1], from+int64(n+1)

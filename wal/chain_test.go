@@ -205,3 +205,54 @@ func TestChain_is_At_by_Prev(t *testing.T) {
 		require.NotZero(t, tried[what], what)
 	}
 }
+
+// What goes on in the log between two events of a Chain: nothing that is appended is in it, what is dropped beneath it is
+// there or is ErrDropped, and a Close ends it.
+func TestChain_while_the_log_goes_on(t *testing.T) {
+	l := mustOpen(t, wal.Options{FS: ram(nil), SegmentBytes: wal.MinSegmentBytes})
+	e := event(1, 0, 1, 200)
+	for range 100 {
+		e.Prev = mustAppend(t, l, e)
+	}
+	want, err := byAt(l, 100)
+	require.NoError(t, err)
+	seen := uint64(100)
+	for e, err := range l.Chain(100) {
+		require.NoError(t, err)
+		require.Equal(t, want[100-seen], e)
+		if e.Seq > 60 {
+			mustAppend(t, l, event(2, 0, 1, 200))
+		} else if e.Seq == 60 {
+			_, err := l.Compact(ctx, 90, wal.CompactOptions{Keep: func(e wal.Event) bool { return e.Seq > 20 }})
+			require.NoError(t, err)
+			require.Greater(t, l.FirstSeq(), uint64(60))
+		}
+		clear(e.Args) // it is the caller's
+		if seen--; seen == 30 {
+			break
+		}
+	}
+	require.EqualValues(t, 30, seen)
+
+	n := 0
+	for _, err := range l.Chain(100) {
+		if n++; n <= 80 {
+			require.NoError(t, err)
+			continue
+		}
+		require.ErrorIs(t, err, wal.ErrDropped)
+	}
+	require.Equal(t, 81, n)
+
+	n = 0
+	for _, err := range l.Chain(100) {
+		if n++; n == 3 {
+			require.NoError(t, err)
+			mustClose(t, l)
+		}
+		if n > 3 {
+			require.ErrorIs(t, err, wal.ErrClosed)
+		}
+	}
+	require.Equal(t, 4, n)
+}
