@@ -314,8 +314,8 @@ func (e *Engine) Interrupted() []statemachine.Job {
 	return jobs
 }
 
-// History yields the events of one job, oldest first. It goes from event to event by Prev and never scans the log; it
-// holds one job's events in memory. statemachine.ErrUnknownJob: there is no such job; a
+// History yields the events of one job, oldest first. It goes from event to event by Prev and never scans the log; events
+// that lie near each other share a read ([wal.Log.Chain]). It holds one job's events in memory. statemachine.ErrUnknownJob: there is no such job; a
 // [ForgottenError], which is wal.ErrDropped: there was one. Where the way back is broken (the
 // event was dropped, is damaged, or is of another job), the error comes first, and then what lies on this side of it.
 func (e *Engine) History(ctx context.Context, id string) iter.Seq2[wal.Event, error] {
