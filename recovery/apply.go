@@ -219,37 +219,37 @@ func (a application) asLookedAt(ctx context.Context, d Decision) (statemachine.J
 	if job.Seq == d.Seq {
 		return job, nil
 	}
-	changed := &ChangedError{JobID: d.JobID, Seq: d.Seq, Newest: job.Seq}
-	newest, err := a.engine.eventOf(ctx, job.ID, job.Seq)
-	if err != nil {
-		return job, changed
-	}
-	changed.NewestType = newest.Type
-	if d.Action == ActionRollBack && job.Parked == "" && a.failedBy(ctx, d, job, newest) {
+	newest, failed := a.failedBy(ctx, d, job)
+	if failed && d.Action == ActionRollBack && job.Parked == "" {
 		return job, nil
 	}
-	return job, changed
+	return job, &ChangedError{JobID: d.JobID, Seq: d.Seq, Newest: job.Seq, NewestType: newest}
 }
 
 // failedBy tells whether the job has failed by this very decision, and nothing has happened to it since but that steps
-// were undone: crash: between the failure and its rollback.
-func (a application) failedBy(ctx context.Context, d Decision, job statemachine.Job, event wal.Event) bool {
-	for event.Type == wal.JobStepUndone {
-		var err error
-		if event, err = a.engine.eventOf(ctx, d.JobID, event.Prev); err != nil {
-			return false
+// were undone: crash: between the failure and its rollback. newest is its newest event's type; "" if that can't be read.
+func (a application) failedBy(ctx context.Context, d Decision, job statemachine.Job) (newest wal.EventType, failed bool) {
+	left := -1 // of what the failure came with; negative: not come to the failure yet
+	for event, err := range a.engine.past(ctx, job.ID, job.Seq) {
+		if err != nil {
+			break
+		}
+		newest = cmp.Or(newest, event.Type)
+		switch {
+		case left > 0:
+			left--
+		case event.Type == wal.JobStepUndone:
+			continue
+		case event.Type != wal.JobFailed || event.Error != d.why():
+			return newest, false
+		default:
+			left = len(a.failWith(job))
+		}
+		if left == 0 {
+			return newest, event.Prev == d.Seq
 		}
 	}
-	if event.Type != wal.JobFailed || event.Error != d.why() {
-		return false
-	}
-	for n := len(a.failWith(job)); n > 0; n-- {
-		var err error
-		if event, err = a.engine.eventOf(ctx, d.JobID, event.Prev); err != nil {
-			return false
-		}
-	}
-	return event.Prev == d.Seq
+	return newest, false
 }
 
 func (a application) failWith(job statemachine.Job) []Command {

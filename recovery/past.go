@@ -3,6 +3,8 @@ package recovery
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -48,4 +50,60 @@ func recordStep(all []StepRecord, event wal.Event) []StepRecord {
 		}
 	}
 	return all
+}
+
+// walk collects a job's events, newest first.
+func (e *Engine) walk(ctx context.Context, id string, seq uint64) (events []wal.Event, err error) {
+	for event, err := range e.past(ctx, id, seq) {
+		if err != nil {
+			return events, fmt.Errorf("recovery: history of job %q: %w", id, err)
+		}
+		events = append(events, event)
+	}
+	return events, nil
+}
+
+// past yields a job's event at seq and those before it, newest first, to its first one, or to where the way back is broken.
+func (e *Engine) past(ctx context.Context, id string, seq uint64) iter.Seq2[wal.Event, error] {
+	return func(yield func(wal.Event, error) bool) {
+		if ctx == nil {
+			yield(wal.Event{}, &wal.InvalidError{Field: "context", Reason: "nil"})
+			return
+		}
+		next := seq
+		for event, err := range chain(ctx, e.log, seq) {
+			if err == nil && (event.Seq != next || event.JobID != id || event.Prev >= next) {
+				err = noWayBack(next)
+			}
+			if err != nil {
+				yield(wal.Event{}, err)
+				return
+			}
+			if !yield(event, nil) {
+				return
+			}
+			next = event.Prev
+		}
+		if next != 0 { // of a Chain that ends without a word
+			yield(wal.Event{}, noWayBack(next))
+		}
+	}
+}
+
+func noWayBack(seq uint64) error { return fmt.Errorf("broken at seq %d", seq) }
+
+// chain is what log's Chain yields, if it has one.
+func chain(ctx context.Context, log Log, seq uint64) iter.Seq2[wal.Event, error] {
+	if log, ok := log.(Chains); ok {
+		return log.Chain(ctx, seq)
+	}
+	return func(yield func(wal.Event, error) bool) {
+		for next := seq; next != 0; {
+			event, err := log.At(ctx, next)
+			if !yield(event, err) || err != nil {
+				return
+			}
+			next = event.Prev
+		}
+	}
 }

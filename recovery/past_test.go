@@ -3,9 +3,12 @@ package recovery
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/jobwal/jobwal/statemachine"
 	"github.com/jobwal/jobwal/wal"
@@ -55,4 +58,25 @@ func TestSteps_all_or_none(t *testing.T) {
 	var nobody context.Context
 	_, err = e.Steps(nobody, "a")
 	require.ErrorIs(t, err, wal.ErrInvalid)
+}
+
+// The short way to a step's name takes nothing that JSON has another opinion of, and all that is plain.
+func TestStepName_short_way(t *testing.T) {
+	taken := 0
+	rapid.Check(t, func(t *rapid.T) {
+		inside := strings.Join(rapid.SliceOfN(rapid.SampledFrom([]string{
+			"fetch", "#2", "/", "größe 🚀", `"`, `\"`, `\\`, `\u0041`, `"}`, `,"step":"x"`, "\n", "\x00", "\xff", "\x7f", " ", "<&>",
+		}), 0, 4).Draw(t, "parts"), "")
+		args := []byte(`{"step":"` + inside + `"}`)
+		name, ok := plainStep(args)
+		var fields struct{ Step string }
+		err := json.Unmarshal(args, &fields)
+		if ok {
+			taken++
+			require.NoError(t, err)
+			require.Equal(t, fields.Step, name)
+		}
+		require.Equal(t, ok, utf8.ValidString(inside) && !strings.ContainsAny(inside, "\"\\\n\x00"))
+	})
+	require.NotZero(t, taken)
 }

@@ -154,6 +154,42 @@ func ExampleLog_Follow() {
 
 // The ancestor's log is read line by line; what is wrong with a line is told, and reading goes on.
 // A look at the end of a log that another process may be writing.
+// A job's past, newest first, without a look at other jobs' events.
+func ExampleLog_Chain() {
+	dir, err := os.MkdirTemp("", "jobwal")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	l, err := wal.Open(dir, wal.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	heads := make(map[string]uint64) // each job's newest event: its next one's Prev
+	for _, e := range []wal.Event{
+		{Type: wal.JobSubmitted, JobID: "a"}, {Type: wal.JobSubmitted, JobID: "b"},
+		{Type: wal.JobValidated, JobID: "a"}, {Type: wal.JobFailed, JobID: "b"}, {Type: wal.JobStarted, JobID: "a"},
+	} {
+		e.Prev = heads[e.JobID]
+		if heads[e.JobID], err = l.Append(context.Background(), e); err != nil {
+			log.Fatal(err)
+		}
+	}
+	for e, err := range l.Chain(heads["a"]) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(e.Seq, e.Type)
+	}
+	if err := l.Close(); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// 5 job_started
+	// 3 job_validated
+	// 1 job_submitted
+}
+
 func ExampleTail() {
 	dir, err := os.MkdirTemp("", "jobwal")
 	if err != nil {

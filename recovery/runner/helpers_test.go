@@ -15,6 +15,7 @@ import (
 
 	"github.com/jobwal/jobwal/recovery"
 	"github.com/jobwal/jobwal/statemachine"
+	"github.com/jobwal/jobwal/wal"
 	"github.com/jobwal/jobwal/wal/crashfs"
 )
 
@@ -32,7 +33,7 @@ func newPool(t testing.TB, reg *Registry, opts Options) *pool {
 	return poolOn(t, crashfs.New(), reg, opts)
 }
 
-func poolOn(t testing.TB, disk *crashfs.FS, reg *Registry, opts Options) *pool {
+func poolOn(t testing.TB, disk wal.FS, reg *Registry, opts Options) *pool {
 	log := &record{}
 	opts.Logger = slog.New(slog.NewTextHandler(log, nil))
 	r, err := New(engineOn(t, disk), reg, opts)
@@ -42,7 +43,9 @@ func poolOn(t testing.TB, disk *crashfs.FS, reg *Registry, opts Options) *pool {
 		defer cancel()
 		require.NoError(t, r.Drain(ctx))
 	})
-	return &pool{r, t, disk, log}
+	p := &pool{r, t, nil, log}
+	p.disk, _ = disk.(*crashfs.FS)
+	return p
 }
 
 // after is a pool on what a crash leaves of this one, at this instant.
