@@ -185,26 +185,98 @@ func TestFence_another_opening(t *testing.T) {
 	}
 }
 
-// An outcome that nobody knows ends the attempt: nothing is written behind it, not even by an engine that would.
-func TestFence_outcome_unknown(t *testing.T) {
-	faulty := crashfs.Inject(crashfs.New(), nil)
-	e := engineOn(t, faulty)
-	a, ctx := started(t, e, "job", attemptSettings{})
-	faulty.CrashAfter(0)
-	_, err := Step(ctx, "a", is(1))
-	require.ErrorIs(t, err, wal.ErrFailed)
-	_, err = Step(ctx, "a", is(1))
-	require.ErrorIs(t, err, wal.ErrFailed)
-	_, err = a.end(ctx, recovery.Fail("job", err))
-	require.ErrorIs(t, err, wal.ErrFailed)
+// A failed log, and one that is closed, end the attempt and leave the job as it is.
+func TestFence_the_log_is_gone(t *testing.T) {
+	for name, c := range map[string]struct {
+		gone func(*recovery.Engine, *crashfs.Faulty)
+		is   error
+	}{
+		"failed": {func(_ *recovery.Engine, f *crashfs.Faulty) { f.CrashAfter(0) }, wal.ErrFailed},
+		"closed": {func(e *recovery.Engine, _ *crashfs.Faulty) { _ = e.Close() }, wal.ErrClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			faulty := crashfs.Inject(crashfs.New(), nil)
+			e := engineOn(t, faulty)
+			a, ctx := started(t, e, "job", attemptSettings{})
+			c.gone(e, faulty)
+			for range 2 {
+				_, err := Step(ctx, "a", is(1))
+				require.ErrorIs(t, err, c.is)
+			}
+			_, err := a.complete(ctx, 1)
+			require.ErrorIs(t, err, c.is)
+			job, _ := e.Job("job")
+			require.Equal(t, statemachine.Started, job.State)
+		})
+	}
+}
 
-	e = engineOn(t, crashfs.New())
-	a, ctx = started(t, e, "job", attemptSettings{})
-	require.NoError(t, e.Close())
+// hookedLog does something after an append, which may come to its caller as an error.
+type hookedLog struct {
+	recovery.Log
+	after func() error
+}
+
+func (l *hookedLog) Append(ctx context.Context, events ...wal.Event) (uint64, error) {
+	first, err := l.Log.Append(ctx, events...)
+	if err == nil && l.after != nil {
+		err = l.after()
+	}
+	return first, err
+}
+
+// A step whose outcome nobody knows may be there: nothing is written behind it, even by a log that would go on.
+func TestFence_outcome_unknown(t *testing.T) {
+	end, err := (&crashtest.MemLog{}).Open(context.Background())
+	require.NoError(t, err)
+	log := &hookedLog{Log: end}
+	e, err := recovery.OpenLog(context.Background(), log, recovery.Options{})
+	require.NoError(t, err)
+	defer e.Close()
+	a, ctx := started(t, e, "job", attemptSettings{})
+	log.after = func() error { return wal.ErrOutcomeUnknown }
 	_, err = Step(ctx, "a", is(1))
-	require.ErrorIs(t, err, wal.ErrClosed)
+	require.ErrorIs(t, err, wal.ErrOutcomeUnknown)
+	log.after = nil
+	for range 2 {
+		_, err = Step(ctx, "a", is(1))
+		require.ErrorIs(t, err, wal.ErrOutcomeUnknown)
+	}
 	_, err = a.complete(ctx, 1)
-	require.ErrorIs(t, err, wal.ErrClosed)
+	require.ErrorIs(t, err, wal.ErrOutcomeUnknown)
+	_, err = e.Submit(ctx, recovery.Submission{}) // behind which it is applied, if it is there
+	require.NoError(t, err)
+	require.Equal(t, []string{"a"}, recordedNames(t, e, "job"))
+}
+
+// Another engine may write so fast behind a step that it is there before the step returns.
+func TestFence_another_opening_right_behind(t *testing.T) {
+	var shared crashtest.MemLog
+	end, err := shared.Open(context.Background())
+	require.NoError(t, err)
+	log := &hookedLog{Log: end}
+	ours, err := recovery.OpenLog(context.Background(), log, recovery.Options{})
+	require.NoError(t, err)
+	defer ours.Close()
+	theirs := engineOnMem(t, &shared, nil)
+	defer theirs.Close()
+	a, ctx := started(t, ours, "job", attemptSettings{})
+	log.after = func() error {
+		if _, err := theirs.Submit(ctx, recovery.Submission{}); err != nil { // so it knows of the step
+			return err
+		}
+		job, err := theirs.SetProgress(ctx, "job", "mine")
+		for now, _ := ours.Job("job"); err == nil && now.Seq != job.Seq; now, _ = ours.Job("job") {
+			runtime.Gosched()
+		}
+		return err
+	}
+	_, err = Step(ctx, "a", is(1))
+	require.NoError(t, err)
+	log.after = nil
+	require.ErrorIs(t, Progress(ctx, 1), ErrFenced)
+	_, err = a.complete(ctx, 1)
+	require.ErrorIs(t, err, ErrFenced)
 }
 
 // slowLog takes a second for each append, and counts them.
