@@ -154,33 +154,60 @@ func TestFence_ends_amid_branches(t *testing.T) {
 	}
 }
 
-// On a log that several engines share, another that writes to the job takes it over, seen or not.
+// On a log that several engines share, another that writes to the job takes it over: before a step is recorded, while it is, or
+// right behind it, before it has returned.
 func TestFence_another_opening(t *testing.T) {
-	for _, seen := range []bool{false, true} {
-		t.Run(fmt.Sprintf("seen=%v", seen), func(t *testing.T) {
-			var log crashtest.MemLog
-			ours, theirs := engineOnMem(t, &log, nil), engineOnMem(t, &log, nil)
+	for _, when := range []string{"before", "while", "behind"} {
+		t.Run(when, func(t *testing.T) {
+			var shared crashtest.MemLog
+			end, err := shared.Open(context.Background())
+			require.NoError(t, err)
+			log := &hookedLog{Log: end}
+			ours, err := recovery.OpenLog(context.Background(), log, recovery.Options{})
+			require.NoError(t, err)
 			defer ours.Close()
+			theirs := engineOnMem(t, &shared, nil)
 			defer theirs.Close()
 			a, ctx := started(t, ours, "job", attemptSettings{})
-			_, err := Step(ctx, "a", is(1))
-			require.NoError(t, err)
-			catchUp := func(e *recovery.Engine) { // it applies what is its own behind all others'
-				_, err := e.Submit(ctx, recovery.Submission{})
-				require.NoError(t, err)
-			}
-			catchUp(theirs)
-			_, err = Step(ctx, "b", func(context.Context) (int, error) {
-				_, err := theirs.SetProgress(ctx, "job", "mine")
-				if seen {
-					catchUp(ours)
+			takeOver := func() error {
+				if _, err := theirs.Submit(ctx, recovery.Submission{}); err != nil { // so it knows all that is before
+					return err
 				}
-				return 1, err
+				_, err := theirs.SetProgress(ctx, "job", "mine")
+				return err
+			}
+			applied := func() {
+				want, _ := theirs.Job("job")
+				for job, _ := ours.Job("job"); job.Seq != want.Seq; job, _ = ours.Job("job") {
+					runtime.Gosched()
+				}
+			}
+			switch when {
+			case "while":
+				log.before = takeOver
+			case "behind":
+				log.after = func() error { err := takeOver(); applied(); return err }
+			}
+			_, err = Step(ctx, "a", func(context.Context) (int, error) {
+				if when == "before" {
+					require.NoError(t, takeOver())
+					applied()
+				}
+				return 1, nil
 			})
-			require.ErrorIs(t, err, ErrFenced)
+			log.before, log.after = nil, nil
+			if when == "behind" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorIs(t, err, ErrFenced)
+			}
+			require.ErrorIs(t, Progress(ctx, 1), ErrFenced)
 			_, err = a.complete(ctx, nil)
 			require.ErrorIs(t, err, ErrFenced)
-			require.Equal(t, []string{"a"}, recordedNames(t, theirs, "job"))
+			_, err = a.end(ctx, recovery.Fail("job", errors.New("late")))
+			require.ErrorIs(t, err, ErrFenced)
+			job, _ := theirs.Job("job")
+			require.Equal(t, statemachine.Started, job.State)
 		})
 	}
 }
@@ -211,13 +238,18 @@ func TestFence_the_log_is_gone(t *testing.T) {
 	}
 }
 
-// hookedLog does something after an append, which may come to its caller as an error.
+// hookedLog does something before an append, and after it, which may come to its caller as an error.
 type hookedLog struct {
 	recovery.Log
-	after func() error
+	before, after func() error
 }
 
 func (l *hookedLog) Append(ctx context.Context, events ...wal.Event) (uint64, error) {
+	if l.before != nil {
+		if err := l.before(); err != nil {
+			return 0, err
+		}
+	}
 	first, err := l.Log.Append(ctx, events...)
 	if err == nil && l.after != nil {
 		err = l.after()
@@ -247,36 +279,6 @@ func TestFence_outcome_unknown(t *testing.T) {
 	_, err = e.Submit(ctx, recovery.Submission{}) // behind which it is applied, if it is there
 	require.NoError(t, err)
 	require.Equal(t, []string{"a"}, recordedNames(t, e, "job"))
-}
-
-// Another engine may write so fast behind a step that it is there before the step returns.
-func TestFence_another_opening_right_behind(t *testing.T) {
-	var shared crashtest.MemLog
-	end, err := shared.Open(context.Background())
-	require.NoError(t, err)
-	log := &hookedLog{Log: end}
-	ours, err := recovery.OpenLog(context.Background(), log, recovery.Options{})
-	require.NoError(t, err)
-	defer ours.Close()
-	theirs := engineOnMem(t, &shared, nil)
-	defer theirs.Close()
-	a, ctx := started(t, ours, "job", attemptSettings{})
-	log.after = func() error {
-		if _, err := theirs.Submit(ctx, recovery.Submission{}); err != nil { // so it knows of the step
-			return err
-		}
-		job, err := theirs.SetProgress(ctx, "job", "mine")
-		for now, _ := ours.Job("job"); err == nil && now.Seq != job.Seq; now, _ = ours.Job("job") {
-			runtime.Gosched()
-		}
-		return err
-	}
-	_, err = Step(ctx, "a", is(1))
-	require.NoError(t, err)
-	log.after = nil
-	require.ErrorIs(t, Progress(ctx, 1), ErrFenced)
-	_, err = a.complete(ctx, 1)
-	require.ErrorIs(t, err, ErrFenced)
 }
 
 // slowLog takes a second for each append, and counts them.
