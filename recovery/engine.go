@@ -314,6 +314,10 @@ func (e *Engine) Interrupted() []statemachine.Job {
 	return jobs
 }
 
+// Live tells whether whoever writes under an epoch is still at work, or may be. What was left unfinished under one that does not
+// live is interrupted.
+func (e *Engine) Live(epoch uint64) bool { return e.log.Live(epoch) }
+
 // History yields the events of one job, oldest first. It goes from event to event by Prev and never scans the log; it
 // holds one job's events in memory. statemachine.ErrUnknownJob: there is no such job; a
 // [ForgottenError], which is wal.ErrDropped: there was one. Where the way back is broken (the
