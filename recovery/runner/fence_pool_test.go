@@ -13,7 +13,7 @@ import (
 
 // A job that somebody holds while it runs begins no further step, and does not fail for that: it waits for the decision, and
 // then goes on behind the steps that it has done. One that needs no further step completes all the same.
-func TestF_held_while_it_runs(t *testing.T) {
+func TestFence_held_while_it_runs(t *testing.T) {
 	ctx := context.Background()
 	e := engineOn(t, crashfs.New())
 	reg := NewRegistry()
@@ -58,7 +58,7 @@ func TestF_held_while_it_runs(t *testing.T) {
 }
 
 // A job that somebody else ends while it runs stays as it is, whatever its work returns.
-func TestF_ended_by_others_while_it_runs(t *testing.T) {
+func TestFence_ended_by_others_while_it_runs(t *testing.T) {
 	ctx := context.Background()
 	e := engineOn(t, crashfs.New())
 	reg := NewRegistry()
