@@ -122,7 +122,7 @@ func TestProgress_that_can_not_be_marshalled(t *testing.T) {
 	})
 }
 
-func TestHeartbeat(t *testing.T) {
+func TestProgress_heartbeat(t *testing.T) {
 	bubble(t, func(t *testing.T, e *recovery.Engine) {
 		a, ctx := started(t, e, "job", attemptSettings{progress: time.Hour, heartbeat: 5 * time.Second})
 		for range 3 {
@@ -146,7 +146,7 @@ func TestHeartbeat(t *testing.T) {
 }
 
 // Once the attempt is over, nobody waits for a sign of life.
-func TestHeartbeat_ends_with_the_attempt(t *testing.T) {
+func TestProgress_heartbeat_ends_with_the_attempt(t *testing.T) {
 	bubble(t, func(t *testing.T, e *recovery.Engine) {
 		a, ctx := started(t, e, "job", attemptSettings{heartbeat: time.Second})
 		a.close()

@@ -29,50 +29,50 @@ type line struct {
 }
 
 const (
-	aStep    = "step"
-	flaky    = "step that fails some times before it succeeds"
-	progress = "progress"
-	loop     = "loop"
-	choice   = "one body or the other, by what the step before returned"
-	parallel = "branches beside each other"
+	aStep     = "step"
+	flakyStep = "step that fails some times before it succeeds"
+	aReport   = "progress"
+	aLoop     = "loop"
+	aChoice   = "one body or the other, by what the step before returned"
+	branches  = "branches beside each other"
 )
 
 // aProgram draws a program whose bodies are so deep in each other at most.
 func aProgram(deep int) *rapid.Generator[[]line] {
-	does := []string{aStep, aStep, flaky, progress}
+	does := []string{aStep, aStep, flakyStep, aReport}
 	if deep > 0 {
-		does = append(does, loop, choice, parallel)
+		does = append(does, aLoop, aChoice, branches)
 	}
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) line {
 		l := line{does: rapid.SampledFrom(does).Draw(t, "does"), name: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "name")}
 		switch l.does {
-		case flaky, loop:
+		case flakyStep, aLoop:
 			l.times = rapid.IntRange(1, 3).Draw(t, "times")
 		}
 		switch l.does {
-		case choice, parallel:
+		case aChoice, branches:
 			l.other = aProgram(deep-1).Draw(t, "other")
 			fallthrough
-		case loop:
+		case aLoop:
 			l.body = aProgram(deep-1).Draw(t, "body")
 		}
 		return l
 	}), 1, 4)
 }
 
-// run is one attempt at a program.
-type run struct {
-	life *life
-	job  statemachine.Job
-	stop int // after so many steps that were run
+// programRun is one attempt at a program.
+type programRun struct {
+	worked *workedJob
+	job    statemachine.Job
+	stop   int // after so many steps that were run
 
 	mu  sync.Mutex // guards the fields below
 	ran int
 	met map[string]int // by scope
 }
 
-// life is a job's, over all attempts.
-type life struct {
+// workedJob is a job over all its attempts.
+type workedJob struct {
 	mu       sync.Mutex        // guards the two fields below
 	returned map[string]string // what a step returned to the work first, by scope and position
 	wrong    error
@@ -85,7 +85,7 @@ var (
 )
 
 // lines does what the program says, in a scope. last is what the newest step returned.
-func (r *run) lines(ctx context.Context, scope string, program []line, last *string) error {
+func (r *programRun) lines(ctx context.Context, scope string, program []line, last *string) error {
 	for _, l := range program {
 		if err := r.line(ctx, scope, l, last); err != nil {
 			return err
@@ -94,31 +94,31 @@ func (r *run) lines(ctx context.Context, scope string, program []line, last *str
 	return nil
 }
 
-func (r *run) line(ctx context.Context, scope string, l line, last *string) error {
+func (r *programRun) line(ctx context.Context, scope string, l line, last *string) error {
 	switch l.does {
-	case progress:
+	case aReport:
 		return Progress(ctx, l.name)
-	case loop:
+	case aLoop:
 		for range l.times {
 			if err := r.lines(ctx, scope, l.body, last); err != nil {
 				return err
 			}
 		}
 		return nil
-	case choice:
+	case aChoice:
 		h := fnv.New32()
 		h.Write([]byte(*last))
 		if h.Sum32()%2 == 0 {
 			return r.lines(ctx, scope, l.body, last)
 		}
 		return r.lines(ctx, scope, l.other, last)
-	case parallel:
+	case branches:
 		return r.branches(ctx, scope, l, *last)
 	}
 	return r.step(ctx, scope, l, last)
 }
 
-func (r *run) branches(ctx context.Context, scope string, l line, last string) error {
+func (r *programRun) branches(ctx context.Context, scope string, l line, last string) error {
 	var errs [2]error
 	var all sync.WaitGroup
 	for i, body := range [][]line{l.body, l.other} {
@@ -132,7 +132,7 @@ func (r *run) branches(ctx context.Context, scope string, l line, last string) e
 	return errors.Join(errs[:]...)
 }
 
-func (r *run) step(ctx context.Context, scope string, l line, last *string) error {
+func (r *programRun) step(ctx context.Context, scope string, l line, last *string) error {
 	fails := l.times
 	fn := func(context.Context) (string, error) {
 		if fails > 0 {
@@ -153,7 +153,7 @@ func (r *run) step(ctx context.Context, scope string, l line, last *string) erro
 }
 
 // does is what a step does: something else in each attempt.
-func (r *run) does(scope string) (string, error) {
+func (r *programRun) does(scope string) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ran == r.stop {
@@ -164,17 +164,17 @@ func (r *run) does(scope string) (string, error) {
 }
 
 // returned checks that a step that has once returned something to the work returns that for ever.
-func (r *run) returned(scope, got string) {
+func (r *programRun) returned(scope, got string) {
 	r.mu.Lock()
 	at := fmt.Sprint(scope, r.met[scope])
 	r.met[scope]++
 	r.mu.Unlock()
-	r.life.mu.Lock()
-	defer r.life.mu.Unlock()
-	if was, ok := r.life.returned[at]; !ok {
-		r.life.returned[at] = got
+	r.worked.mu.Lock()
+	defer r.worked.mu.Unlock()
+	if was, ok := r.worked.returned[at]; !ok {
+		r.worked.returned[at] = got
 	} else if was != got {
-		r.life.wrong = fmt.Errorf("step %s returned %q, and then %q", at, was, got)
+		r.worked.wrong = fmt.Errorf("step %s returned %q, and then %q", at, was, got)
 	}
 }
 
@@ -205,7 +205,7 @@ func TestSteps_that_are_forgotten_are_caught(t *testing.T) {
 func stepsResumed(t *rapid.T, forgets bool) {
 	ctx := context.Background()
 	program := aProgram(2).Draw(t, "program")
-	w := &life{returned: map[string]string{}}
+	w := &workedJob{returned: map[string]string{}}
 	disk := crashfs.New()
 	var e *recovery.Engine
 	var faulty *crashfs.Faulty
@@ -243,7 +243,7 @@ func stepsResumed(t *rapid.T, forgets bool) {
 }
 
 // attempt begins the job's work, or begins it again, and tells whether it has completed.
-func (w *life) attempt(t *rapid.T, e *recovery.Engine, faulty *crashfs.Faulty, program []line, stop int, forgets bool) (over bool) {
+func (w *workedJob) attempt(t *rapid.T, e *recovery.Engine, faulty *crashfs.Faulty, program []line, stop int, forgets bool) (over bool) {
 	ctx := context.Background()
 	commands := []recovery.Command{recovery.Resume("job")}
 	job, known := e.Job("job")
@@ -268,7 +268,7 @@ func (w *life) attempt(t *rapid.T, e *recovery.Engine, faulty *crashfs.Faulty, p
 	}
 	a, work := under(e, jobs[0], done, attemptSettings{})
 	defer a.close()
-	r := &run{life: w, job: jobs[0], stop: stop, met: map[string]int{}}
+	r := &programRun{worked: w, job: jobs[0], stop: stop, met: map[string]int{}}
 	var newest string
 	err = r.lines(work, "", program, &newest)
 	require.NoError(t, w.wrong)
@@ -289,7 +289,7 @@ func (w *life) attempt(t *rapid.T, e *recovery.Engine, faulty *crashfs.Faulty, p
 }
 
 // recorded: what the log says was recorded is what the work has met, each once, and no more.
-func (w *life) recorded(t *rapid.T, e *recovery.Engine, a *attempt, r *run) {
+func (w *workedJob) recorded(t *rapid.T, e *recovery.Engine, a *attempt, r *programRun) {
 	done, err := e.Steps(context.Background(), "job")
 	if err != nil { // the power went behind the end
 		return
