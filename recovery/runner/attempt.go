@@ -100,9 +100,11 @@ func JobOf(ctx context.Context) (statemachine.Job, bool) {
 	return p.attempt.job, true
 }
 
-// stop ends steps and progress: when it returns, what was under way is durable, and nothing follows but what end writes.
+// stop ends steps and progress: none begins from now on. What is being written when it is called is done with when end or
+// close returns.
 func (a *attempt) stop() {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.over == nil {
 		a.over = &FencedError{JobID: a.job.ID, Reason: "the attempt is over"}
 	}
@@ -110,9 +112,6 @@ func (a *attempt) stop() {
 		a.pulse.Stop()
 	}
 	a.said.stop()
-	a.mu.Unlock()
-	a.fence.lock() // whoever has the turn writes
-	a.fence.unlock()
 }
 
 // complete stops the attempt, and completes the job. Where its steps forbid that (see broken), it writes nothing; the job
@@ -147,8 +146,8 @@ func (a *attempt) close() {
 	}
 }
 
-// steps returns what was recorded so far, by this attempt and before it, oldest first. Of what this one recorded, Time is
-// not known.
+// steps returns what was recorded so far, by this attempt and before it, oldest first; after end or close, all of it. Of what
+// this one recorded, Time is not known.
 func (a *attempt) steps() []recovery.StepRecord {
 	a.mu.Lock()
 	defer a.mu.Unlock()

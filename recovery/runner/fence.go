@@ -108,8 +108,9 @@ func (f *fence) doLocked(ctx context.Context, ending bool, commands ...recovery.
 // final is what an error of the engine means for all that might be written afterwards; nil: nothing.
 func (f *fence) final(err error) error {
 	switch {
-	// crash: whether it is there, only the next opening can tell; it may go on from there, and this attempt may not.
-	case errors.Is(err, wal.ErrOutcomeUnknown), errors.Is(err, wal.ErrFailed), errors.Is(err, wal.ErrClosed):
+	// crash: whether it is there, only the next opening can tell: it goes on from there, where this attempt might write the same
+	// step again.
+	case errors.Is(err, wal.ErrOutcomeUnknown):
 		return err
 	case errors.Is(err, recovery.ErrConflict): // commands of one engine wait for each other, so it was another's
 		return &FencedError{JobID: f.id, Reason: "another engine has written to the job: " + err.Error()}
@@ -148,7 +149,7 @@ func (a *attempt) writeAllLocked(ctx context.Context) {
 		return
 	}
 	err := a.writeGroupLocked(ctx, all)
-	if err == nil || len(all) == 1 || a.fence.lost != nil || errors.Is(err, ErrFenced) {
+	if err == nil || len(all) == 1 {
 		return
 	}
 	for i := range all { // one of them can't be written, and that is no fault of the others

@@ -332,3 +332,31 @@ func TestSteps_and_the_end_of_the_context(t *testing.T) {
 	require.Same(t, why, err)
 	require.Same(t, why, Progress(ctx, 1))
 }
+
+// Nothing but an attempt that meets 1,000 recorded steps: to read them is for package recovery to measure.
+func BenchmarkStep(b *testing.B) {
+	const recorded = 1000
+	e := engineOn(b, crashfs.New())
+	_, ctx := started(b, e, "job", attemptSettings{})
+	output := map[string]string{"answer": strings.Repeat("x", 100)}
+	for range recorded {
+		_, err := Step(ctx, "ask", is(output))
+		require.NoError(b, err)
+	}
+	job, err := e.Resume(ctx, "job")
+	require.NoError(b, err)
+	done, err := e.Steps(ctx, "job")
+	require.NoError(b, err)
+	b.Run(fmt.Sprintf("replayed=%d", recorded), func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			a, ctx := under(e, job, done, attemptSettings{})
+			for range recorded {
+				if _, err := Step(ctx, "ask", is(output)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			a.close()
+		}
+	})
+}

@@ -226,6 +226,9 @@ func (r *Runner) failed(t *task, err error) {
 	case errors.Is(context.Cause(t.ctx), ErrDraining):
 		t.close()
 		r.left(t, ErrDraining)
+	case errors.Is(err, ErrFenced) && !errors.Is(err, ErrCancelled): // somebody else has it, or holds it: it did not fail
+		t.close()
+		r.left(t, err)
 	case r.retried(t, err):
 	default:
 		r.fail(t, err)
@@ -268,8 +271,14 @@ func (r *Runner) retried(t *task, err error) bool {
 	return true
 }
 
-// left: the runner leaves a job as it is, and says so if that is not because it drains.
+// left: the runner leaves a job as it is, and says so if that is not because it drains. One that somebody has ended, or holds,
+// while it was worked on, is where whoever waits for it wants it.
 func (r *Runner) left(t *task, err error) {
+	if job, known := r.engine.Job(t.id); known && atRest(job) && errors.Is(err, ErrFenced) {
+		r.opts.Logger.Info("runner: job was ended or held by others", "job", t.id, "capability", t.does.name, "error", err)
+		r.leave(t, nil)
+		return
+	}
 	if !errors.Is(err, ErrDraining) {
 		r.opts.Logger.Warn("runner: job is left as it is", "job", t.id, "capability", t.does.name, "error", err)
 	}
