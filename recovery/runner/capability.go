@@ -127,9 +127,10 @@ func (reg *Registry) Effects() recovery.Effects {
 // capability is one without its types.
 type capability struct {
 	Settings
-	name   string
-	undoes bool
-	bind   func(raw json.RawMessage) (work, error)
+	name      string
+	validates bool
+	undoes    bool
+	bind      func(raw json.RawMessage) (work, error)
 }
 
 // twice tells whether the work may be done again when nobody knows whether it was done, or somebody can be asked.
@@ -156,7 +157,7 @@ func Add[A, R any](reg *Registry, name string, x Executor[A, R], s Settings) Cap
 	impl.v, _ = x.(Validator[A])
 	impl.u, _ = x.(Undoer[A])
 	impl.r, _ = x.(Reconciler[A, R])
-	c := &capability{Settings: s, name: name, undoes: impl.u != nil, bind: impl.bind}
+	c := &capability{Settings: s, name: name, validates: impl.v != nil, undoes: impl.u != nil, bind: impl.bind}
 	if c.Retry == nil {
 		c.Retry = DefaultRetry
 	}
@@ -207,12 +208,35 @@ func (t *typed[A, R]) bind(raw json.RawMessage) (work, error) {
 	if len(raw) == 0 {
 		return c, nil
 	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&c.args); err != nil {
+	if err := decode(raw, &c.args); err != nil {
 		return nil, fmt.Errorf("its args do not fit: %w", err)
 	}
 	return c, nil
+}
+
+// decoders are json.Decoders that refuse unknown fields. json.Unmarshal can't, and a decoder costs more than small args do.
+var decoders = sync.Pool{New: func() any {
+	d := &decoder{}
+	d.dec = json.NewDecoder(&d.in)
+	d.dec.DisallowUnknownFields()
+	return d
+}}
+
+type decoder struct {
+	in  bytes.Reader
+	dec *json.Decoder
+}
+
+// decode puts one JSON value, with nothing behind it, into v.
+func decode(raw json.RawMessage, v any) error {
+	d := decoders.Get().(*decoder)
+	d.in.Reset(raw)
+	err := d.dec.Decode(v)
+	if err == nil && len(raw) < 64<<10 { // one that has failed goes on failing, and one that has grown stays so
+		d.in.Reset(nil)
+		decoders.Put(d)
+	}
+	return err
 }
 
 // bound is a [work].

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -168,21 +167,15 @@ func (r *Runner) reconcile(ctx context.Context, job statemachine.Job) (recovery.
 
 // question asks the capability whether a job's work has happened.
 func (r *Runner) question(ctx context.Context, t *task) (found Found[json.RawMessage], err error) {
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	defer context.AfterFunc(r.life, func() { end(context.Cause(r.life)) })()
-	ctx, cancel := t.does.limit(ctx)
-	defer cancel()
-	err = because(guard(func() (err error) { found, err = t.work.reconcile(ctx); return err }), ctx)
-	r.logPanic(t, err)
+	err = r.call(ctx, t, func(ctx context.Context) (err error) { found, err = t.work.reconcile(ctx); return err })
 	return found, err
 }
 
 // asked is for another attempt of a job whose last one left it open whether its work has happened. True: it is to be tried.
 func (r *Runner) asked(t *task) bool {
-	found, err := r.question(t.ctx, t)
-	if errors.Is(context.Cause(t.ctx), ErrDraining) || errors.Is(context.Cause(t.ctx), ErrCancelled) {
-		r.failed(t, context.Cause(t.ctx))
+	found, err := r.question(r.life, t)
+	if cause := r.cause(t); cause != nil {
+		r.failed(t, cause)
 		return false
 	}
 	command := recovery.Hold(t.id, "asked, and it can't be told whether it happened: "+cmp.Or(found.why, "no reason was given"))

@@ -140,19 +140,8 @@ func (r *Runner) undoStep(ctx context.Context, t *task, done Done) error {
 	return err
 }
 
-// callUndo: ctx ends with the runner's, too.
 func (r *Runner) callUndo(ctx context.Context, t *task, done Done) error {
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	defer context.AfterFunc(r.life, func() { end(context.Cause(r.life)) })()
-	ctx, cancel := t.does.limit(ctx)
-	defer cancel()
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	err := because(guard(func() error { return t.work.undo(ctx, done) }), ctx)
-	r.logPanic(t, err)
-	return err
+	return r.call(ctx, t, func(ctx context.Context) error { return t.work.undo(ctx, done) })
 }
 
 // rebind decodes the args, if they are not.
@@ -160,9 +149,10 @@ func (r *Runner) rebind(ctx context.Context, t *task) error {
 	if t.work != nil {
 		return nil
 	}
-	raw, err := r.engine.Read(ctx, t.job.Args)
+	raw, done, err := r.args(ctx, t)
 	if err != nil {
 		return err
 	}
+	defer done()
 	return r.bind(t, raw)
 }

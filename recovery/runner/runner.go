@@ -198,7 +198,6 @@ func (r *Runner) Cancel(ctx context.Context, id, reason string) (statemachine.Jo
 
 // cancel fails a job that nobody works on.
 func (r *Runner) cancel(t *task, cause error) {
-	t.ctx = r.life
 	if job, known := r.engine.Job(t.id); known {
 		t.job = job
 	}

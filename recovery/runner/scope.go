@@ -37,6 +37,9 @@ type call struct {
 
 // recordedScopes sorts what is recorded by scopes.
 func recordedScopes(done []recovery.StepRecord) scopes {
+	if len(done) == 0 {
+		return nil // most jobs have no steps
+	}
 	all := make(scopes)
 	for _, r := range done {
 		name, _ := split(r.Name)

@@ -207,6 +207,9 @@ func (a *attempt) begin(p place, name string) (*call, error) {
 	if a.bad != nil { // it fails anyway: nothing more is done for it
 		return nil, a.bad
 	}
+	if a.scopes == nil {
+		a.scopes = make(scopes)
+	}
 	s := a.scopes.at(p.scope)
 	c := s.next(a.job.ID, name)
 	if len(c.record.Name) > maxName {

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,6 @@ type task struct {
 	does    *capability
 	work    work // nil until its args are decoded, for each attempt anew
 	attempt *attempt
-	ctx     context.Context       // of those who work on it now
 	steps   []recovery.StepRecord // of earlier attempts; see known
 	known   bool                  // steps are all there are
 	ask     bool                  // whether its work has happened, before it is tried again
@@ -27,7 +27,8 @@ type task struct {
 
 	// Guarded by Runner.mu:
 	phase phase
-	end   context.CancelCauseFunc // of ctx; nil while nobody works on it
+	end   context.CancelCauseFunc // of what its capability does now; nil: nothing
+	cause error                   // why it was cancelled, while somebody worked on it
 	timer *time.Timer             // brings it back for another attempt
 	over  chan struct{}           // closed when the runner has done with it; nil while nobody waits for that
 	gone  bool                    // it has
@@ -157,7 +158,6 @@ func (r *Runner) next() *task {
 		case t.phase == queued: // else somebody has seized it
 			r.giveBackLocked()
 			t.phase = atWork
-			t.ctx, t.end = context.WithCancelCause(r.life)
 			return t
 		}
 	}
@@ -169,15 +169,14 @@ func (r *Runner) next() *task {
 func (r *Runner) later(t *task, wait time.Duration) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if cause := context.Cause(t.ctx); errors.Is(cause, ErrCancelled) {
-		return cause
+	if t.cause != nil {
+		return t.cause
 	}
 	if r.draining {
 		t.err = ErrDraining
 		r.goneLocked(t)
 		return nil
 	}
-	t.end(nil)
 	t.phase, t.end = retries, nil
 	r.waiting++
 	t.timer = time.AfterFunc(wait, func() { r.again(t) })
@@ -210,9 +209,6 @@ func (r *Runner) goneLocked(t *task) {
 		return
 	}
 	t.gone = true
-	if t.end != nil {
-		t.end(nil)
-	}
 	if r.tasks[t.id] == t {
 		delete(r.tasks, t.id)
 	}
@@ -284,7 +280,7 @@ func (r *Runner) claimed(job statemachine.Job, does *capability) (*task, error) 
 	if err := r.enterLocked(); err != nil {
 		return nil, err
 	}
-	t := &task{id: job.ID, job: job, does: does, phase: seized, ctx: r.life}
+	t := &task{id: job.ID, job: job, does: does, phase: seized}
 	r.tasks[job.ID] = t
 	return t, nil
 }
@@ -323,10 +319,34 @@ func (r *Runner) seize(id string, cause error) (t *task, mine bool, err error) {
 
 // stopLocked ends the context of a task, but never that of its rollback.
 func (r *Runner) stopLocked(t *task, cause error) {
+	if t.phase != atWork {
+		return
+	}
+	t.cause = cmp.Or(t.cause, cause)
 	if t.end != nil {
 		t.end(cause)
-		time.AfterFunc(patience, func() { r.late(t, cause) })
 	}
+	time.AfterFunc(patience, func() { r.late(t, cause) })
+}
+
+// endBy says how the context of what a task's capability does now is ended; if it has to end, it does.
+func (r *Runner) endBy(t *task, end context.CancelCauseFunc) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t.end = end
+	if t.cause != nil {
+		end(t.cause)
+	}
+}
+
+// cause is why a task is not to go on: [ErrDraining], a *[CancelledError], or nil.
+func (r *Runner) cause(t *task) error {
+	if cause := context.Cause(r.life); cause != nil {
+		return cause
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return t.cause
 }
 
 // patience is after how long a context's end an Execute that has not returned is logged.

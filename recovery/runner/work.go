@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/jobwal/jobwal/recovery"
@@ -46,7 +47,7 @@ func (r *Runner) begin(t *task) bool {
 		if t.ask && !r.asked(t) {
 			return false
 		}
-		if cause := context.Cause(t.ctx); cause != nil {
+		if cause := r.cause(t); cause != nil {
 			r.failed(t, cause)
 			return false
 		}
@@ -91,21 +92,53 @@ func (r *Runner) movedOn(t *task, err error) bool {
 
 // prepared decodes the args, for this attempt, and has them validated if that was not done. False: the task is dealt with.
 func (r *Runner) prepared(t *task) bool {
-	raw, err := r.engine.Read(r.life, t.job.Args)
+	raw, done, err := r.args(r.life, t)
 	if err != nil {
 		r.left(t, err)
 		return false
 	}
-	if err = r.bind(t, raw); err == nil && t.job.State == statemachine.Submitted {
-		ctx, cancel := t.does.limit(t.ctx)
-		defer cancel()
-		err = because(guard(func() error { return t.work.validate(ctx) }), ctx)
+	err = r.bind(t, raw)
+	done()
+	if err == nil && t.does.validates && t.job.State == statemachine.Submitted {
+		err = r.call(r.life, t, t.work.validate)
 	}
 	if err != nil {
 		r.failed(t, err)
 	}
 	return err == nil
 }
+
+// call calls a function of a capability that is not its work: with a context that ends when its time is over, or the runner's, or
+// when the job is cancelled.
+func (r *Runner) call(ctx context.Context, t *task, do func(context.Context) error) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	if !t.undoing {
+		r.endBy(t, end)
+	}
+	defer context.AfterFunc(r.life, func() { end(context.Cause(r.life)) })()
+	ctx, cancel := t.does.limit(ctx)
+	defer cancel()
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	err := because(guard(func() error { return do(ctx) }), ctx)
+	r.logPanic(t, err)
+	return err
+}
+
+// args reads a job's args. They are good until done is called.
+func (r *Runner) args(ctx context.Context, t *task) (raw json.RawMessage, done func(), err error) {
+	if !t.job.Args.Held() {
+		raw, err = r.engine.Read(ctx, t.job.Args)
+		return raw, func() {}, err
+	}
+	buf := buffers.Get().(*[]byte)
+	raw, _ = t.job.Args.AppendJSON((*buf)[:0])
+	return raw, func() { *buf = raw; buffers.Put(buf) }, nil
+}
+
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // bind decodes the args.
 func (r *Runner) bind(t *task, raw json.RawMessage) error {
@@ -141,10 +174,11 @@ func (c *capability) limit(ctx context.Context) (context.Context, context.Cancel
 
 func (r *Runner) execute(t *task) (out json.RawMessage, err error) {
 	t.attempt = newAttempt(r.engine, t.job, t.steps, attemptSettings{r.opts.Progress, t.does.Heartbeat, r.opts.Logger})
-	limited, cancel := t.does.limit(t.ctx)
+	limited, cancel := t.does.limit(r.life)
 	defer cancel()
 	ctx, end := t.attempt.context(limited)
 	defer end(nil)
+	r.endBy(t, end)
 	if t.does.Timeout > 0 || t.does.Heartbeat > 0 {
 		defer context.AfterFunc(ctx, func() {
 			cause := context.Cause(ctx)
@@ -223,7 +257,7 @@ func (r *Runner) failed(t *task, err error) {
 	switch {
 	case t.undoing: // only when its goroutine is gone
 		r.left(t, err)
-	case errors.Is(context.Cause(t.ctx), ErrDraining):
+	case errors.Is(r.cause(t), ErrDraining):
 		t.close()
 		r.left(t, ErrDraining)
 	case errors.Is(err, ErrFenced) && !errors.Is(err, ErrCancelled): // somebody else has it, or holds it: it did not fail
