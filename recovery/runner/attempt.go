@@ -45,7 +45,7 @@ type attempt struct {
 
 // newAttempt is for a job that was started, or resumed, just now: job is as it came back from that command. done are the
 // steps that were recorded before, oldest first.
-func newAttempt(e *recovery.Engine, job statemachine.Job, done []recovery.StepRecord, s attemptSettings) *attempt {
+func newAttempt(e engine, job statemachine.Job, done []recovery.StepRecord, s attemptSettings) *attempt {
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}

@@ -26,11 +26,17 @@ func (e *FencedError) Error() string {
 // Is makes errors.Is(err, ErrFenced) true.
 func (e *FencedError) Is(target error) bool { return target == ErrFenced }
 
+// engine is what a fence needs of one.
+type engine interface {
+	Do(ctx context.Context, commands ...recovery.Command) ([]statemachine.Job, error)
+	Job(id string) (statemachine.Job, bool)
+}
+
 // A fence lets one attempt write to its job, and only for as long as the job is under way by this attempt, in this opening
 // of the log. Each command carries the seq of the job's newest event as the attempt knows it; what was written by others is
 // looked at before it is stepped over.
 type fence struct {
-	engine   *recovery.Engine
+	engine   engine
 	id       string
 	epoch    uint64
 	attempts int
@@ -40,7 +46,7 @@ type fence struct {
 	lost error         // why nothing more is written, for good
 }
 
-func newFence(e *recovery.Engine, job statemachine.Job) *fence {
+func newFence(e engine, job statemachine.Job) *fence {
 	return &fence{engine: e, id: job.ID, epoch: job.Epoch, attempts: job.Attempts, turn: make(chan struct{}, 1), seq: job.Seq}
 }
 

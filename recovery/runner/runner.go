@@ -51,9 +51,10 @@ func (o Options) withDefaults() (Options, error) {
 // A Runner takes jobs through their lives: see the package documentation. Its methods may be called from any number of
 // goroutines.
 type Runner struct {
-	engine *recovery.Engine
-	reg    *Registry
-	opts   Options
+	engine  *recovery.Engine
+	commits commits
+	reg     *Registry
+	opts    Options
 
 	life  context.Context // ends when the time of Drain is over; every context of a capability is made of it
 	end   context.CancelCauseFunc
@@ -83,7 +84,7 @@ func New(e *recovery.Engine, reg *Registry, opts Options) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runner{engine: e, reg: reg, opts: opts, stop: make(chan struct{}), tasks: make(map[string]*task)}
+	r := &Runner{engine: e, commits: commits{engine: e}, reg: reg, opts: opts, stop: make(chan struct{}), tasks: make(map[string]*task)}
 	r.work.L = &r.mu
 	r.life, r.end = context.WithCancelCause(context.Background())
 	for range opts.Workers {

@@ -173,7 +173,7 @@ func (c *capability) limit(ctx context.Context) (context.Context, context.Cancel
 }
 
 func (r *Runner) execute(t *task) (out json.RawMessage, err error) {
-	t.attempt = newAttempt(r.engine, t.job, t.steps, attemptSettings{r.opts.Progress, t.does.Heartbeat, r.opts.Logger})
+	t.attempt = newAttempt(&r.commits, t.job, t.steps, attemptSettings{r.opts.Progress, t.does.Heartbeat, r.opts.Logger})
 	limited, cancel := t.does.limit(r.life)
 	defer cancel()
 	ctx, end := t.attempt.context(limited)
@@ -328,9 +328,9 @@ func (r *Runner) logPanic(t *task, err error) {
 
 // do carries out commands, and waits while there is no room on the disk.
 func (r *Runner) do(commands ...recovery.Command) ([]statemachine.Job, error) {
-	jobs, err := r.engine.Do(context.Background(), commands...)
+	jobs, err := r.commits.Do(context.Background(), commands...)
 	for n := 0; err != nil && refusalOf(err) == full && r.rest(n, err); n++ {
-		jobs, err = r.engine.Do(context.Background(), commands...)
+		jobs, err = r.commits.Do(context.Background(), commands...)
 	}
 	return jobs, err
 }
