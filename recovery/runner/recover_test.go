@@ -196,6 +196,7 @@ func TestPlan_has_rollbacks_that_were_cut_short(t *testing.T) {
 	commands := append(job("cut short", recovery.Step("cut short", "one", 1), recovery.Step("cut short", toUndo, nil), recovery.Fail("cut short", errBroken)),
 		job("kept", recovery.Step("kept", "one", 1), recovery.Fail("kept", errBroken))...)
 	disk := left(t, commands...)
+	image := disk.Crash(crashfs.SyncedOnly)
 	p := poolOn(t, disk, does(script{undo: func(context.Context, int, Done) error { return nil }}, Settings{}), Options{})
 	plan, err := p.Plan(t.Context())
 	require.NoError(t, err)
@@ -211,7 +212,7 @@ func TestPlan_has_rollbacks_that_were_cut_short(t *testing.T) {
 		true:  does(script{undo: func(context.Context, int, Done) error { return nil }}, Settings{KeepFailed: true}),
 		false: NewRegistry(),
 	} {
-		p = poolOn(t, disk.Crash(crashfs.SyncedOnly), reg, Options{})
+		p = poolOn(t, image.Crash(crashfs.SyncedOnly), reg, Options{})
 		plan, err = p.Plan(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, undoes, plan.Decision("cut short") != nil, "what the log says was decided then")
