@@ -24,6 +24,13 @@ type ApplyOptions struct {
 	// Resume does the job's work, or hands it to whoever does. Of a started job, the attempt is durable by then. Needed
 	// when a decision is ActionResume or ActionReconcile.
 	Resume func(context.Context, statemachine.Job) error
+	// ResumeLater: Resume hands the job to whoever does its work when its turn has come, and that one makes a started job's
+	// attempt durable, by a [Resume] with [Command.IfSeq] of the job's Seq, just before the work begins. So a job that only
+	// waits when the process dies has had no attempt. Default: the attempt is durable before Resume is called.
+	ResumeLater bool
+	// FailWith returns what goes into the log before the failure of a started job by ActionRollBack, in the same append: as
+	// many commands at each call for a job. Default: nothing.
+	FailWith func(statemachine.Job) []Command
 	// Reconcile finds out whether a started job's work happened; it must not do it. Needed for ActionReconcile.
 	Reconcile func(context.Context, statemachine.Job) (Reconciled, error)
 	// RollBack undoes what a started job did, all of it or what there is. That the job has failed is durable by then. After a
@@ -212,28 +219,44 @@ func (a application) asLookedAt(ctx context.Context, d Decision) (statemachine.J
 	if job.Seq == d.Seq {
 		return job, nil
 	}
-	changed := &ChangedError{JobID: d.JobID, Seq: d.Seq, Newest: job.Seq}
-	newest, err := a.engine.eventOf(ctx, job.ID, job.Seq)
-	if err != nil {
-		return job, changed
-	}
-	changed.NewestType = newest.Type
-	if d.Action == ActionRollBack && job.Parked == "" && a.failedBy(ctx, d, newest) {
+	newest, failed := a.failedBy(ctx, d, job)
+	if failed && d.Action == ActionRollBack && job.Parked == "" {
 		return job, nil
 	}
-	return job, changed
+	return job, &ChangedError{JobID: d.JobID, Seq: d.Seq, Newest: job.Seq, NewestType: newest}
 }
 
 // failedBy tells whether the job has failed by this very decision, and nothing has happened to it since but that steps
-// were undone: crash: between the failure and its rollback.
-func (a application) failedBy(ctx context.Context, d Decision, event wal.Event) bool {
-	for event.Type == wal.JobStepUndone {
-		var err error
-		if event, err = a.engine.eventOf(ctx, d.JobID, event.Prev); err != nil {
-			return false
+// were undone: crash: between the failure and its rollback. newest is its newest event's type; "" if that can't be read.
+func (a application) failedBy(ctx context.Context, d Decision, job statemachine.Job) (newest wal.EventType, failed bool) {
+	left := -1 // of what the failure came with; negative: not come to the failure yet
+	for event, err := range a.engine.past(ctx, job.ID, job.Seq) {
+		if err != nil {
+			break
+		}
+		newest = cmp.Or(newest, event.Type)
+		switch {
+		case left > 0:
+			left--
+		case event.Type == wal.JobStepUndone:
+			continue
+		case event.Type != wal.JobFailed || event.Error != d.why():
+			return newest, false
+		default:
+			left = len(a.failWith(job))
+		}
+		if left == 0 {
+			return newest, event.Prev == d.Seq
 		}
 	}
-	return event.Type == wal.JobFailed && event.Prev == d.Seq && event.Error == d.why()
+	return newest, false
+}
+
+func (a application) failWith(job statemachine.Job) []Command {
+	if a.opts.FailWith == nil {
+		return nil
+	}
+	return a.opts.FailWith(job)
 }
 
 // do carries out commands on the job as it was looked at.
@@ -248,7 +271,7 @@ func (a application) do(ctx context.Context, d Decision, commands ...Command) (s
 
 // resume: crash: the attempt is durable, and nothing was done: it counts all the same, since nobody can tell.
 func (a application) resume(ctx context.Context, d Decision, job statemachine.Job, o Outcome) Outcome {
-	if job.State == statemachine.Started {
+	if job.State == statemachine.Started && !a.opts.ResumeLater {
 		var err error
 		if job, err = a.do(ctx, d, Resume(d.JobID)); err != nil {
 			return o.ended(Resumed, err)
@@ -298,7 +321,7 @@ func (a application) rollBack(ctx context.Context, d Decision, job statemachine.
 	}
 	if job.State == statemachine.Started {
 		var err error
-		if job, err = a.do(ctx, d, fail); err != nil {
+		if job, err = a.do(ctx, d, append(a.failWith(job), fail)...); err != nil {
 			return o.ended(Failed, err)
 		}
 	}

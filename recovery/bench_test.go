@@ -142,3 +142,40 @@ func BenchmarkHistory(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkSteps reads the recorded steps of one job, which lie among those of 63 others.
+func BenchmarkSteps(b *testing.B) {
+	for _, steps := range []int{10, 1000} {
+		b.Run(fmt.Sprintf("steps=%d", steps), func(b *testing.B) {
+			ctx := context.Background()
+			e, err := Open(ctx, b.TempDir(), Options{WAL: wal.Options{Sync: wal.SyncNever}})
+			require.NoError(b, err)
+			recordSteps(b, e, 64, steps)
+			var got []StepRecord
+			b.ReportAllocs()
+			for b.Loop() {
+				got, err = e.Steps(ctx, "job-31")
+				require.NoError(b, err)
+			}
+			require.Len(b, got, steps)
+			require.NoError(b, e.Close())
+		})
+	}
+}
+
+// recordSteps starts job-0, job-1, …, and records so many steps of each, one of every job in turn.
+func recordSteps(tb testing.TB, e *Engine, jobs, steps int) {
+	for n := -1; n < steps; n++ {
+		var commands []Command
+		for i := range jobs {
+			id := fmt.Sprintf("job-%d", i)
+			if n < 0 {
+				commands = append(commands, Submit(Submission{JobID: id, Capability: "FileRead"}), Validate(id), Start(id))
+			} else {
+				commands = append(commands, Step(id, fmt.Sprintf("fetch#%d", n+1), map[string]int{"bytes": n}))
+			}
+		}
+		_, err := e.Do(context.Background(), commands...)
+		require.NoError(tb, err)
+	}
+}

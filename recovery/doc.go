@@ -77,14 +77,15 @@
 //
 // A started job that waits for a person is held ([Engine.Hold]): it is not interrupted any more, takes nothing but its
 // release and its ends, and is listed in the [Report]. What is decided is an event ([Engine.Release]). [Engine.Explain] tells
-// one job's story, with what it waits for; [Engine.Export] writes it to a file, of which crashtest.Fixture makes a test.
+// one job's story, with what it waits for, [Engine.Steps] returns what its recorded steps left; [Engine.Export] writes it to a file, of which crashtest.Fixture makes a test.
 //
 // # Concurrency
 //
 // All methods may be called from any number of goroutines. Two commands on one job run one after the other: of two that
 // exclude each other one wins, and the other gets a *statemachine.TransitionError. Commands on different jobs share
 // syncs. A projection's Apply runs on the applier, and so does the Logger when a projection stops: neither may call the
-// engine's commands, nor Checkpoint, Compact or Close, which wait for it. What only reads (Job, Jobs, Stats, Report, History) waits for nobody.
+// engine's commands, nor Checkpoint, Compact or Close, which wait for it. What only reads (Job, Jobs, Stats, Report, History,
+// Steps) waits for nobody.
 //
 // Lock order: keeping (one checkpoint or compaction at a time), the engine's gate, jobs in the order of their ids, then
 // folding (the applier's, for one event or one freeze), then the projections', the applier's mu, or the log's own; the

@@ -317,8 +317,12 @@ func (e *Engine) Interrupted() []statemachine.Job {
 	return jobs
 }
 
-// History yields the events of one job, oldest first. It goes from event to event by Prev and never scans the log; it
-// holds one job's events in memory. statemachine.ErrUnknownJob: there is no such job; a
+// Live tells whether whoever writes under an epoch is still at work, or may be. What was left unfinished under one that does not
+// live is interrupted.
+func (e *Engine) Live(epoch uint64) bool { return e.log.Live(epoch) }
+
+// History yields the events of one job, oldest first. It goes from event to event by Prev and never scans the log; events
+// that lie near each other share a read ([wal.Log.Chain]). It holds one job's events in memory. statemachine.ErrUnknownJob: there is no such job; a
 // [ForgottenError], which is wal.ErrDropped: there was one. Where the way back is broken (the
 // event was dropped, is damaged, or is of another job), the error comes first, and then what lies on this side of it.
 func (e *Engine) History(ctx context.Context, id string) iter.Seq2[wal.Event, error] {
@@ -349,25 +353,6 @@ func (e *Engine) unknown(id string) error {
 		return &ForgottenError{JobID: id}
 	}
 	return fmt.Errorf("recovery: job %q: %w", id, statemachine.ErrUnknownJob)
-}
-
-// walk collects a job's events, newest first.
-func (e *Engine) walk(ctx context.Context, id string, seq uint64) (events []wal.Event, err error) {
-	if ctx == nil {
-		return nil, &wal.InvalidError{Field: "context", Reason: "nil"}
-	}
-	for seq != 0 {
-		event, err := e.log.At(ctx, seq)
-		if err != nil {
-			return events, fmt.Errorf("recovery: history of job %q: %w", id, err)
-		}
-		if event.JobID != id || event.Prev >= event.Seq {
-			return events, fmt.Errorf("recovery: history of job %q: broken at seq %d", id, seq)
-		}
-		events = append(events, event)
-		seq = event.Prev
-	}
-	return events, nil
 }
 
 // foldsTo tells whether events, newest first, are all that made job what it is. Of a healthy job they are. A parked one

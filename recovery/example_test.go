@@ -272,6 +272,28 @@ func ExampleEngine_History() {
 	// 3 after 1: job_failed no such file
 }
 
+// Work that goes on after a crash asks what of it is done.
+func ExampleEngine_Steps() {
+	ctx := context.Background()
+	engine, done := open(recovery.Options{})
+	defer done()
+	_, err := engine.Do(ctx,
+		recovery.Submit(recovery.Submission{JobID: "a"}), recovery.Validate("a"), recovery.Start("a"),
+		recovery.Step("a", "fetch", map[string]int{"bytes": 12}),
+		recovery.Step("a", "convert", nil),
+		recovery.Fail("a", errors.New("no room")),
+		recovery.UndoStep("a", "convert"))
+	check(err)
+	steps, err := engine.Steps(ctx, "a")
+	check(err)
+	for _, step := range steps {
+		fmt.Printf("seq %d: %s, output %s, undone: %v\n", step.Seq, step.Name, step.Output, step.Undone)
+	}
+	// Output:
+	// seq 4: fetch, output {"bytes":12}, undone: false
+	// seq 5: convert, output , undone: true
+}
+
 // Several steps in one durable append: all of them, or none.
 func ExampleEngine_Do() {
 	ctx := context.Background()

@@ -108,20 +108,15 @@ func (e *Engine) Explain(ctx context.Context, id string, policy ...Policy) (Expl
 	return x, ctx.Err()
 }
 
-// stepsOf returns the names of the steps that are done. What is undone is the newest of its name.
+// stepsOf returns the names of the steps that are done.
 func stepsOf(events []wal.Event) (done []string) {
+	var all []StepRecord
 	for _, event := range events {
-		name := StepName(event)
-		switch event.Type {
-		case wal.JobStep:
-			done = append(done, name)
-		case wal.JobStepUndone:
-			for i, had := range slices.Backward(done) {
-				if had == name {
-					done = slices.Delete(done, i, i+1)
-					break
-				}
-			}
+		all = recordStep(all, event)
+	}
+	for _, step := range all {
+		if !step.Undone {
+			done = append(done, step.Name)
 		}
 	}
 	return done

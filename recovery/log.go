@@ -53,13 +53,29 @@ type Files interface {
 	Compact(ctx context.Context, before uint64, opts wal.CompactOptions) (wal.Compacted, error)
 }
 
+// Chains is what a log can do besides, and others need not: yield a job's past at once. An Engine on a log without it asks
+// At for each event.
+type Chains interface {
+	// Chain yields what At returns for seq, then for that event's Prev, and so on, until there is none; it ends at an error.
+	// See [wal.Log.Chain].
+	Chain(ctx context.Context, seq uint64) iter.Seq2[wal.Event, error]
+}
+
 // OnDisk makes a log in a directory the log of an Engine.
 func OnDisk(log *wal.Log) Log { return diskLog{log} }
 
 type diskLog struct{ *wal.Log }
 
 func (l diskLog) Events(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
-	events := l.Log.Events(from)
+	return until(ctx, l.Log.Events(from))
+}
+
+func (l diskLog) Chain(ctx context.Context, seq uint64) iter.Seq2[wal.Event, error] {
+	return until(ctx, l.Log.Chain(seq))
+}
+
+// until ends what yields events when ctx is done.
+func until(ctx context.Context, events iter.Seq2[wal.Event, error]) iter.Seq2[wal.Event, error] {
 	return func(yield func(wal.Event, error) bool) {
 		if ctx == nil {
 			yield(wal.Event{}, &wal.InvalidError{Field: "context", Reason: "nil"})

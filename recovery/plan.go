@@ -90,33 +90,21 @@ func (e *Engine) evidence(ctx context.Context, job statemachine.Job) Evidence {
 		JobID: job.ID, Capability: job.Capability, State: job.State, Epoch: job.Epoch, Attempts: job.Attempts,
 		Steps: job.Steps, LastSeq: job.Seq,
 	}
-	for seq, n := job.Seq, 0; seq != 0 && n < maxLookback; n++ {
-		event, err := e.eventOf(ctx, job.ID, seq)
+	n := 0
+	for event, err := range e.past(ctx, job.ID, job.Seq) {
 		if err != nil {
 			ev.Problem = err.Error()
 			return ev
 		}
-		if seq == job.Seq {
+		if event.Seq == job.Seq {
 			ev.LastEvent, ev.LastTime = event.Type, event.Time
 		}
-		if ev.LastStep = StepName(event); job.Steps == 0 || ev.LastStep != "" {
+		ev.LastStep = StepName(event)
+		if n++; job.Steps == 0 || ev.LastStep != "" || n == maxLookback {
 			return ev
 		}
-		seq = event.Prev
 	}
 	return ev
-}
-
-// eventOf reads one event of a job.
-func (e *Engine) eventOf(ctx context.Context, id string, seq uint64) (wal.Event, error) {
-	event, err := e.log.At(ctx, seq)
-	switch {
-	case err != nil:
-		return wal.Event{}, err
-	case event.JobID != id || event.Prev >= seq:
-		return wal.Event{}, fmt.Errorf("recovery: history of job %q: broken at seq %d", id, seq)
-	}
-	return event, nil
 }
 
 // Decision returns the decision about a job, to be looked at or changed; nil when there is none.

@@ -452,3 +452,81 @@ func TestStepName(t *testing.T) {
 	require.Equal(t, `{"percent":70}`, string(raw))
 	require.NotEqual(t, time.Time{}, job.StartedAt)
 }
+
+// Whoever makes the attempt durable himself is handed the job as it was looked at; applied again, it is handed to him again.
+func TestApply_leaves_the_attempt_to_Resume(t *testing.T) {
+	e, _ := interrupted(t)
+	p, err := e.Plan(t.Context(), First(ByCapability(map[string]Policy{"reconcilable": decideAlways(ActionReconcile)}), DefaultPolicy(effects)))
+	require.NoError(t, err)
+	var mu sync.Mutex
+	handed := make(map[string]int)
+	opts := ApplyOptions{
+		ResumeLater: true,
+		Resume: func(_ context.Context, job statemachine.Job) error {
+			mu.Lock()
+			defer mu.Unlock()
+			require.Equal(t, p.Decision(job.ID).Seq, job.Seq)
+			handed[job.ID]++
+			return nil
+		},
+		Reconcile: func(context.Context, statemachine.Job) (Reconciled, error) { return DidNotHappen(), nil },
+	}
+	for range 2 {
+		applied, err := p.Apply(t.Context(), e, opts)
+		require.NoError(t, errors.Join(err, applied.Err()))
+	}
+	require.Equal(t, map[string]int{"pure": 2, "idempotent": 2, "reconcilable": 2, "submitted": 2, "validated": 2}, handed)
+	for id := range handed {
+		job, _ := e.Job(id)
+		require.Equal(t, p.Decision(id).Evidence.Attempts, job.Attempts)
+	}
+}
+
+func decideAlways(action Action) Policy {
+	return PolicyFunc(func(Evidence) (Action, string, bool) { return action, "always", true })
+}
+
+// What goes into the log with the failure is there with it or not at all, and an apply that a crash cut short goes on behind it.
+func TestApply_writes_more_with_a_failure(t *testing.T) {
+	e, _ := interrupted(t)
+	p, err := e.Plan(t.Context(), DefaultPolicy(effects))
+	require.NoError(t, err)
+	p.Decisions = []Decision{*p.Decision("pure")}
+	p.Decisions[0].Action = ActionRollBack
+	undos := 0
+	opts := ApplyOptions{
+		FailWith: func(job statemachine.Job) []Command {
+			return []Command{Step(job.ID, "to be undone", nil), SetProgress(job.ID, nil)}
+		},
+		RollBack: func(_ context.Context, job statemachine.Job) error {
+			if undos++; undos > 2 {
+				return nil
+			}
+			_, err := e.UndoStep(t.Context(), job.ID, "fetch")
+			return errors.Join(err, errBroken)
+		},
+	}
+	for range 2 {
+		applied, err := p.Apply(t.Context(), e, opts)
+		require.NoError(t, err)
+		require.ErrorIs(t, applied.Err(), errBroken)
+	}
+	applied, err := p.Apply(t.Context(), e, opts)
+	require.NoError(t, errors.Join(err, applied.Err()))
+	require.Equal(t, 3, undos)
+	var types []wal.EventType
+	for event, err := range e.History(t.Context(), "pure") {
+		require.NoError(t, err)
+		if event.Seq > p.Decisions[0].Seq {
+			types = append(types, event.Type)
+		}
+	}
+	require.Equal(t, []wal.EventType{wal.JobStep, wal.JobProgress, wal.JobFailed, wal.JobStepUndone, wal.JobStepUndone, wal.JobRolledBack}, types)
+
+	other := opts
+	other.FailWith = nil
+	p.Decisions[0].Seq = 1
+	applied, err = p.Apply(t.Context(), e, other)
+	require.NoError(t, err)
+	require.Equal(t, Skipped, applied.Outcomes[0].Result)
+}

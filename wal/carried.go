@@ -211,16 +211,16 @@ func (l *Log) readAny(seq uint64) (Event, error) {
 		return Event{}, err
 	}
 	defer side.Close() // only read
-	e, found, err := side.find(seq)
+	got, found, err := side.find(seq)
 	if err == nil && !found {
 		err = &DroppedError{Seq: seq, First: l.FirstSeq()}
 	}
-	return e, wrapped(err)
+	return got.event, wrapped(err)
 }
 
 // find finds an event, by bisection over the bytes as findLine does. That it is not there has to be shown: by intact lines
 // of an earlier and of a later one with nothing damaged between.
-func (s *sideFile) find(seq uint64) (_ Event, found bool, err error) {
+func (s *sideFile) find(seq uint64) (_ lineOf, found bool, err error) {
 	var d decoder
 	seg := segment{path: s.path, seed: s.seed, size: s.size}
 	lo, hi := s.body, s.size // it begins behind lo; no event before lo is it, or follows it
@@ -228,7 +228,7 @@ func (s *sideFile) find(seq uint64) (_ Event, found bool, err error) {
 		mid := lo + (hi-lo)/2
 		got, _, end, err := d.probe(s, seg, mid, hi)
 		if err != nil {
-			return Event{}, false, err
+			return lineOf{}, false, err
 		}
 		if got == 0 || got >= seq {
 			hi = mid
@@ -243,7 +243,7 @@ func (s *sideFile) find(seq uint64) (_ Event, found bool, err error) {
 
 // seek reads on to an event, or to one behind it. What is damaged before an intact earlier event is not what is looked
 // for.
-func (r *carriedReader) seek(seq uint64) (_ Event, found bool, err error) {
+func (r *carriedReader) seek(seq uint64) (_ lineOf, found bool, err error) {
 	var damaged error
 	for {
 		l, err := r.lines.next()
@@ -251,10 +251,10 @@ func (r *carriedReader) seek(seq uint64) (_ Event, found bool, err error) {
 			if damaged == nil {
 				damaged = r.side.corrupt(r.lines.at, seq, "the file ends here")
 			}
-			return Event{}, false, damaged
+			return lineOf{}, false, damaged
 		}
 		if err != nil {
-			return Event{}, false, err
+			return lineOf{}, false, err
 		}
 		wrong := lineWrong(l)
 		if wrong == "" {
@@ -268,9 +268,9 @@ func (r *carriedReader) seek(seq uint64) (_ Event, found bool, err error) {
 		case r.rec.mark == nil && r.rec.seq < seq:
 			damaged = nil
 		case r.rec.mark == nil && r.rec.seq == seq:
-			return r.event(&r.rec), true, nil
+			return lineOf{l.at, l.end, r.event(&r.rec)}, true, nil
 		default: // a later one, or the end
-			return Event{}, false, damaged
+			return lineOf{}, false, damaged
 		}
 	}
 }

@@ -152,7 +152,42 @@ func ExampleLog_Follow() {
 	// context canceled
 }
 
-// The ancestor's log is read line by line; what is wrong with a line is told, and reading goes on.
+// A job's past, newest first, without a look at other jobs' events.
+func ExampleLog_Chain() {
+	dir, err := os.MkdirTemp("", "jobwal")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	l, err := wal.Open(dir, wal.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	heads := make(map[string]uint64) // each job's newest event: its next one's Prev
+	for _, e := range []wal.Event{
+		{Type: wal.JobSubmitted, JobID: "a"}, {Type: wal.JobSubmitted, JobID: "b"},
+		{Type: wal.JobValidated, JobID: "a"}, {Type: wal.JobFailed, JobID: "b"}, {Type: wal.JobStarted, JobID: "a"},
+	} {
+		e.Prev = heads[e.JobID]
+		if heads[e.JobID], err = l.Append(context.Background(), e); err != nil {
+			log.Fatal(err)
+		}
+	}
+	for e, err := range l.Chain(heads["a"]) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(e.Seq, e.Type)
+	}
+	if err := l.Close(); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// 5 job_started
+	// 3 job_validated
+	// 1 job_submitted
+}
+
 // A look at the end of a log that another process may be writing.
 func ExampleTail() {
 	dir, err := os.MkdirTemp("", "jobwal")
@@ -187,6 +222,7 @@ func ExampleTail() {
 	// 1000 job_submitted job-1000
 }
 
+// The ancestor's log is read line by line; what is wrong with a line is told, and reading goes on.
 func ExampleImport() {
 	theirs := `{"seq":0,"ts":1715800001,"type":"job_submitted","job_id":"a","capability":"FileRead","output":{"path":"x"}}
 {"seq":1,"ts":1715800002,"type":"job_sta{"seq":1,"ts":1715800009,"type":"job_failed","job_id":"a","error":"lost"}

@@ -229,11 +229,11 @@ func FuzzCarriedFile(f *testing.F) {
 			require.Equal(t, golden, string(b))
 		}
 		for seq := uint64(1); seq < 13; seq++ {
-			e, found, err := side.find(seq)
+			got, found, err := side.find(seq)
 			require.NoError(t, err)
 			want, there := read[seq]
 			require.Equal(t, there, found)
-			require.Equal(t, want, e)
+			require.Equal(t, want, got.event)
 		}
 	})
 }

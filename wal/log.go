@@ -128,9 +128,13 @@ func (l *Log) At(seq uint64) (Event, error) {
 		return Event{}, err
 	}
 	if seq == 0 || seq > last {
-		return Event{}, invalid("seq", "%d; the log ends at seq %d", seq, last)
+		return Event{}, unreached(seq, last)
 	}
 	return l.readAny(seq)
+}
+
+func unreached(seq, last uint64) error {
+	return invalid("seq", "%d; the log ends at seq %d", seq, last)
 }
 
 // Tail returns the last n events, or all when there are fewer, oldest first. Its cost grows with n, not with the log.

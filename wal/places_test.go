@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -197,6 +198,71 @@ func TestAt_reads_a_large_event_once(t *testing.T) {
 		require.Equal(t, int64(1), counting.reads.Load()-reads, "event of %d bytes", size)
 		require.LessOrEqual(t, counting.bytes.Load()-bytes, int64(size+glanceBytes))
 	}
+}
+
+// A job's past costs one read of 256 KiB for all of its events that lie in it, whether places are known or not; two events
+// far from each other cost a small read each; and so it is in what a compaction kept.
+func TestChain_costs_few_reads(t *testing.T) {
+	const jobs, steps = 64, 500
+	ctx, counting := context.Background(), &readsFS{FS: OS}
+	log, err := Open(t.TempDir(), Options{FS: counting, Sync: SyncNever, SegmentBytes: 2 << 20})
+	require.NoError(t, err)
+	defer log.Close()
+	heads := make([]uint64, jobs)
+	add := func(job int) {
+		e := benchEvent(190)
+		e.JobID, e.Prev = strconv.Itoa(job), heads[job]
+		heads[job], err = log.Append(ctx, e)
+		require.NoError(t, err)
+	}
+	for range steps {
+		for job := range jobs {
+			add(job)
+		}
+	}
+	cost := func(seq uint64, want int) (reads, bytes int64) {
+		t.Helper()
+		reads, bytes = counting.reads.Load(), counting.bytes.Load()
+		n := 0
+		for _, err := range log.Chain(seq) {
+			require.NoError(t, err)
+			n++
+		}
+		require.Equal(t, want, n)
+		return counting.reads.Load() - reads, counting.bytes.Load() - bytes
+	}
+	size := int64(0)
+	for _, seg := range log.segments {
+		size += seg.size
+	}
+	require.Greater(t, len(log.segments), 2)
+	for _, known := range []bool{true, false} {
+		if !known {
+			log.forget()
+		}
+		reads, bytes := cost(heads[31], steps)
+		require.Less(t, reads, size/readBuffer+int64(10*len(log.segments)), "places known: %v", known)
+		require.Less(t, bytes, size+size/10, "places known: %v", known)
+	}
+
+	e := benchEvent(190)
+	e.Prev, err = log.Append(ctx, e)
+	require.NoError(t, err)
+	for range 40 * jobs {
+		add(0)
+	}
+	next, err := log.Append(ctx, e)
+	require.NoError(t, err)
+	reads, bytes := cost(next, 2)
+	require.LessOrEqual(t, reads, int64(2))
+	require.LessOrEqual(t, bytes, int64(2*glanceBytes))
+
+	kept, err := log.Compact(ctx, log.LastSeq(), CompactOptions{Keep: func(e Event) bool { return e.JobID <= "3" }})
+	require.NoError(t, err)
+	require.Positive(t, kept.Carried)
+	reads, bytes = cost(heads[3], steps)
+	require.Less(t, reads, size/readBuffer)
+	require.Less(t, bytes, size)
 }
 
 // The last events of a log cost a few reads of their own size, in one that is closed as in one that is being written, with

@@ -239,7 +239,10 @@ type lineOf struct {
 // offsets, so it can be searched for; what is known of places makes that short, and is not believed: what is not found in
 // its light is looked for without it.
 func findLine(f io.ReaderAt, seg segment, seq, last uint64) (lineOf, error) {
-	var d decoder
+	return new(decoder).findLine(f, seg, seq, last)
+}
+
+func (d *decoder) findLine(f io.ReaderAt, seg segment, seq, last uint64) (lineOf, error) {
 	first, end := placed{seg.first, seg.header}, placed{last + 1, seg.size}
 	lo, hi := seg.places.around(seq, first, end)
 	got, err := d.search(f, seg, lo, hi, seq)

@@ -62,7 +62,8 @@ func (d *diskOpener) Crash() {
 //
 // What it takes for granted in an opener: Open waits for no one, and its log is closed before the next Open, unless
 // SeveralWriters is relaxed. A log that has a method DropBefore(seq uint64) error, as one in a directory has, is tested
-// to forget what it says it forgot; that needs an opener that makes segments small enough to be dropped.
+// to forget what it says it forgot; that needs an opener that makes segments small enough to be dropped. One that is a
+// [recovery.Chains] is held to that, too.
 func TestLog(t *testing.T, open func(t *testing.T) Opener, relax ...Relaxation) {
 	t.Helper()
 	for _, p := range logParts {

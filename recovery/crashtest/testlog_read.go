@@ -94,6 +94,7 @@ func testAt(t *trial) {
 		for i, e := range all {
 			t.same([]wal.Event{t.at(log, e.Seq)}, all[i:i+1], "At(%d)", e.Seq)
 		}
+		t.chains(log, all)
 		for _, seq := range []uint64{0, log.LastSeq() + 1, log.LastSeq() + 1000, 1<<64 - 1} {
 			t.notThere(log, seq)
 		}
@@ -104,6 +105,35 @@ func testAt(t *trial) {
 		}
 		log = t.reopen(log)
 	}
+}
+
+// chains holds Chain, where the log has one, against At.
+func (t *trial) chains(log recovery.Log, all []wal.Event) {
+	t.Helper()
+	chained, ok := log.(recovery.Chains)
+	if !ok {
+		return
+	}
+	for _, e := range all {
+		var got, want []wal.Event
+		for e, err := range chained.Chain(t.ctx, e.Seq) {
+			t.must(err, "Chain")
+			got = append(got, e)
+		}
+		for seq := e.Seq; seq != 0; seq = want[len(want)-1].Prev {
+			want = append(want, t.at(log, seq))
+		}
+		t.same(got, want, "Chain(%d)", e.Seq)
+	}
+	for e, err := range chained.Chain(t.ctx, 0) {
+		t.Fatalf("Chain(0) yielded seq %d, error %v; of 0 there is nothing", e.Seq, err)
+	}
+	n := 0
+	for e, err := range chained.Chain(t.ctx, log.LastSeq()+1) {
+		n++
+		t.check(err != nil && n == 1, "Chain from beyond the end yielded seq %d, error %v", e.Seq, err)
+	}
+	t.check(n == 1, "Chain from beyond the end yielded nothing, and no error")
 }
 
 // notThere: seq is none that any event ever had.

@@ -35,6 +35,7 @@ type bent struct {
 	events readFunc
 	follow readFunc
 	at     func(ctx context.Context, seq uint64) (wal.Event, error)
+	chain  readFunc
 	edit   func(e *wal.Event) // of whatever is read
 	id     func() string
 	first  func() uint64
@@ -85,6 +86,23 @@ func (b *bent) At(ctx context.Context, seq uint64) (wal.Event, error) {
 	return e, err
 }
 
+func (b *bent) Chain(ctx context.Context, seq uint64) iter.Seq2[wal.Event, error] {
+	return b.chain(ctx, seq)
+}
+
+// oneAfterTheOther is a Chain by At.
+func (b *bent) oneAfterTheOther(ctx context.Context, seq uint64) iter.Seq2[wal.Event, error] {
+	return func(yield func(wal.Event, error) bool) {
+		for next := seq; next != 0; {
+			e, err := b.At(ctx, next)
+			if !yield(e, err) || err != nil {
+				return
+			}
+			next = e.Prev
+		}
+	}
+}
+
 func (b *bent) ID() string                  { return b.id() }
 func (b *bent) FirstSeq() uint64            { return b.first() }
 func (b *bent) LastSeq() uint64             { return b.last() }
@@ -94,12 +112,14 @@ func (b *bent) Close() error                { return b.close() }
 func (b *bent) DropBefore(seq uint64) error { return b.Log.(*memEnd).DropBefore(seq) }
 
 func straight(good recovery.Log, m *memory) *bent {
-	return &bent{
+	b := &bent{
 		Log: good, memory: m,
 		append: func(ctx context.Context, events []wal.Event) (uint64, error) { return good.Append(ctx, events...) },
 		events: good.Events, follow: good.Follow, at: good.At, edit: func(*wal.Event) {},
 		id: good.ID, first: good.FirstSeq, last: good.LastSeq, epoch: good.Epoch, live: good.Live, close: good.Close,
 	}
+	b.chain = b.oneAfterTheOther
+	return b
 }
 
 // bender opens a MemLog and bends it.
@@ -492,6 +512,22 @@ var badLogs = []struct {
 				err = wal.ErrDropped
 			}
 			return e, err
+		}
+	}, []string{byAt}},
+	{"Chain passes over a job's second event", func(b *bent) {
+		b.chain = func(ctx context.Context, seq uint64) iter.Seq2[wal.Event, error] {
+			return filtered(b.oneAfterTheOther, func(e wal.Event) bool { return e.Seq == seq || e.Prev == 0 })(ctx, seq)
+		}
+	}, []string{byAt, byEngineRuns}},
+	{"Chain from beyond the end is empty", func(b *bent) {
+		b.chain = func(ctx context.Context, seq uint64) iter.Seq2[wal.Event, error] {
+			return func(yield func(wal.Event, error) bool) {
+				for e, err := range b.oneAfterTheOther(ctx, seq) {
+					if errors.Is(err, wal.ErrInvalid) || !yield(e, err) {
+						return
+					}
+				}
+			}
 		}
 	}, []string{byAt}},
 	{"At shares what it returns", func(b *bent) {

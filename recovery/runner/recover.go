@@ -1,0 +1,241 @@
+package runner
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jobwal/jobwal/projection"
+	"github.com/jobwal/jobwal/recovery"
+	"github.com/jobwal/jobwal/statemachine"
+	"github.com/jobwal/jobwal/wal"
+)
+
+// Policy is what the runner does with interrupted jobs where nothing else is said: what is safe by the effects of its
+// capabilities, as [recovery.DefaultPolicy] has it, but with Options.MaxAttempts. A job of a capability that is not registered is
+// held. It has an opinion about every job.
+func (r *Runner) Policy() recovery.Policy {
+	effects := r.reg.Effects()
+	return policy{r.reg, effects, recovery.DefaultPolicy(effects), r.opts.MaxAttempts}
+}
+
+type policy struct {
+	reg     *Registry
+	effects recovery.Effects
+	safe    recovery.Policy
+	most    int
+}
+
+func (p policy) EffectOf(capability string) recovery.Effect { return p.effects[capability] }
+
+func (p policy) Decide(ev recovery.Evidence) (recovery.Action, string, bool) {
+	if p.reg.find(ev.Capability) == nil {
+		return recovery.ActionHold, "no capability of that name is registered", true
+	}
+	if p.most > 0 {
+		if action, reason, over := recovery.MaxAttempts(p.most, recovery.ActionHold).Decide(ev); over {
+			return action, reason, true
+		}
+	}
+	again := ev.Effect == recovery.Pure || ev.Effect == recovery.Idempotent
+	if again && ev.State == statemachine.Started && ev.LastEvent != wal.JobReleased {
+		return recovery.ActionResume, fmt.Sprintf("%s: it may be done again; attempts so far: %d", ev.Effect, ev.Attempts), true
+	}
+	return p.safe.Decide(ev)
+}
+
+// Plan is [recovery.Engine.Plan] by the first of the policies that has an opinion, and the runner's own Policy behind them. At
+// its end it has, besides, the jobs whose rollback was cut short: they failed, and were to be undone. Nothing has been done yet.
+func (r *Runner) Plan(ctx context.Context, policies ...recovery.Policy) (recovery.Plan, error) {
+	p, err := r.engine.Plan(ctx, recovery.First(append(slices.Clone(policies), r.Policy())...))
+	if err != nil {
+		return p, err
+	}
+	for job := range r.engine.Jobs(projection.Query{States: []statemachine.State{statemachine.Failed}, Parked: new(false)}) {
+		if job.Seq > p.Seq || job.Steps == 0 || r.engine.Live(job.Epoch) {
+			continue
+		}
+		does := r.reg.find(job.Capability)
+		if does == nil || !does.undoes {
+			continue
+		}
+		d, err := r.halfUndone(ctx, job, does)
+		if err != nil {
+			return p, err
+		}
+		if d != nil {
+			p.Decisions = append(p.Decisions, *d)
+		}
+	}
+	return p, nil
+}
+
+// halfUndone decides about a failed job; nil: it was to be kept so. The error is ctx's. Of a job whose steps can't be read, the
+// Evidence says so: its rollback says it again.
+func (r *Runner) halfUndone(ctx context.Context, job statemachine.Job, does *capability) (*recovery.Decision, error) {
+	ev := recovery.Evidence{JobID: job.ID, Capability: job.Capability, Effect: does.Effect, State: job.State, Epoch: job.Epoch,
+		Attempts: job.Attempts, Steps: job.Steps, LastSeq: job.Seq, LastEvent: wal.JobFailed, LastTime: job.FinishedAt}
+	steps, err := r.engine.Steps(ctx, job.ID)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		ev.Problem = err.Error()
+	case !slices.ContainsFunc(steps, func(s recovery.StepRecord) bool { return s.Name == toUndo }):
+		return nil, nil
+	}
+	for _, s := range steps {
+		switch {
+		case s.Undone:
+			ev.LastEvent = wal.JobStepUndone
+		case s.Name != toUndo:
+			ev.LastStep = s.Name
+		}
+	}
+	return &recovery.Decision{JobID: job.ID, Seq: job.Seq, Action: recovery.ActionRollBack,
+		Reason: "failed, and its rollback was cut short", Evidence: ev}, nil
+}
+
+// Apply is [recovery.Plan.Apply] by the runner's capabilities. Jobs that are resumed wait for a worker: Resumed means that they do,
+// and the attempt is durable when it begins. While the queue is full Apply waits. What is to be reconciled or rolled back is done
+// when it returns. It may be called again, with the same plan or another: no job is taken twice. wal.ErrInvalid, before anything
+// is done: also for a plan that rolls back what can't be undone.
+func (r *Runner) Apply(ctx context.Context, p recovery.Plan) (recovery.Applied, error) {
+	if err := r.canUndo(p); err != nil {
+		return recovery.Applied{}, err
+	}
+	return p.Apply(ctx, r.engine, recovery.ApplyOptions{
+		Concurrency: r.opts.Workers, MaxAttempts: r.opts.MaxAttempts, ResumeLater: true, FailWith: r.failWith,
+		Resume: r.resume, Reconcile: r.reconcile, RollBack: r.rollBackByPlan,
+	})
+}
+
+// canUndo refuses a plan that would fail jobs to undo them, and then can't.
+func (r *Runner) canUndo(p recovery.Plan) error {
+	for i, d := range p.Decisions {
+		if d.Action != recovery.ActionRollBack {
+			continue
+		}
+		job, does, err := r.known(d.JobID)
+		if err == nil && !does.undoes && !job.StartedAt.IsZero() {
+			err = ErrNoUndo
+		}
+		if errors.Is(err, ErrNoUndo) || errors.Is(err, ErrUnknownCapability) {
+			return &wal.InvalidError{Field: fmt.Sprintf("Plan.Decisions[%d]", i), Reason: fmt.Sprintf("%s job %.64q: %v", d.Action, d.JobID, err)}
+		}
+	}
+	return nil
+}
+
+// Recover makes a plan and applies it: call it once, when the runner is made, for what the last process has left. The policies
+// are as for [Runner.Plan], the errors those of [recovery.Engine.Plan] and [recovery.Plan.Apply]; what became of each job is in
+// [recovery.Applied].
+func (r *Runner) Recover(ctx context.Context, policies ...recovery.Policy) (recovery.Applied, error) {
+	p, err := r.Plan(ctx, policies...)
+	if err != nil {
+		return recovery.Applied{}, err
+	}
+	return r.Apply(ctx, p)
+}
+
+// failWith says with the failure that the job is to be rolled back.
+func (r *Runner) failWith(job statemachine.Job) []recovery.Command {
+	return []recovery.Command{recovery.Step(job.ID, toUndo, nil)}
+}
+
+// resume puts a job into the queue, unless it is there.
+func (r *Runner) resume(ctx context.Context, job statemachine.Job) error {
+	does := r.reg.find(job.Capability)
+	if does == nil {
+		return fmt.Errorf("%w: %.64q", ErrUnknownCapability, job.Capability)
+	}
+	if err := r.place(ctx); err != nil {
+		return err
+	}
+	if !r.enqueue(&task{id: job.ID, job: job, does: does}) {
+		return ErrDraining
+	}
+	return nil
+}
+
+func (r *Runner) reconcile(ctx context.Context, job statemachine.Job) (recovery.Reconciled, error) {
+	does := r.reg.find(job.Capability)
+	if does == nil {
+		return recovery.Reconciled{}, fmt.Errorf("%w: %.64q", ErrUnknownCapability, job.Capability)
+	}
+	t, err := r.claimed(job, does)
+	if err != nil {
+		return recovery.Reconciled{}, err
+	}
+	defer r.hands.Done()
+	defer r.leave(t, nil)
+	raw, done, err := r.args(ctx, t)
+	if err != nil {
+		return recovery.Reconciled{}, err
+	}
+	err = r.bind(t, raw)
+	if done(); err != nil {
+		return recovery.CannotTell(err.Error()), nil
+	}
+	found, err := r.question(ctx, t)
+	switch {
+	case err != nil:
+		return recovery.Reconciled{}, err
+	case found.found == foundDone:
+		return recovery.Happened(found.out), nil
+	case found.found == foundNotDone:
+		return recovery.DidNotHappen(), nil
+	}
+	return recovery.CannotTell(found.why), nil
+}
+
+// question asks the capability whether a job's work has happened.
+func (r *Runner) question(ctx context.Context, t *task) (found Found[json.RawMessage], err error) {
+	err = r.call(ctx, t, func(ctx context.Context) (err error) { found, err = t.work.reconcile(ctx); return err })
+	return found, err
+}
+
+// asked is for another attempt of a job whose last one left it open whether its work has happened. True: it is to be tried.
+func (r *Runner) asked(t *task) bool {
+	found, err := r.question(r.life, t)
+	if cause := r.cause(t); cause != nil {
+		r.failed(t, cause)
+		return false
+	}
+	command := recovery.Hold(t.id, "asked, and it can't be told whether it happened: "+cmp.Or(found.why, "no reason was given"))
+	switch {
+	case err != nil:
+		command = recovery.Hold(t.id, shortened("whether it happened could not be asked: "+err.Error()))
+	case found.found == foundNotDone:
+		t.ask = false
+		return true
+	case found.found == foundDone:
+		command = recovery.Complete(t.id, found.out)
+	}
+	jobs, err := r.do(command.IfSeq(t.job.Seq))
+	if err != nil {
+		r.left(t, err)
+		return false
+	}
+	t.job = jobs[0]
+	r.leave(t, nil)
+	return false
+}
+
+// rollBackByPlan undoes; that it is undone is the plan's to say.
+func (r *Runner) rollBackByPlan(ctx context.Context, job statemachine.Job) error {
+	does := r.reg.find(job.Capability)
+	if does == nil {
+		return fmt.Errorf("%w: %.64q", ErrUnknownCapability, job.Capability)
+	}
+	t, err := r.claimed(job, does)
+	if err != nil {
+		return err
+	}
+	defer r.hands.Done()
+	defer r.leave(t, nil)
+	return r.undo(ctx, t)
+}

@@ -1,0 +1,158 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/jobwal/jobwal/recovery"
+	"github.com/jobwal/jobwal/statemachine"
+	"github.com/jobwal/jobwal/wal"
+)
+
+// toUndo is the step that is recorded with a failure, in the same append, when the job is to be rolled back. What is done in a
+// job has no such name ('#' is not for callers). crash: between the failure and the end of the rollback, it tells the next
+// opening's plan apart from a job that was to be kept as it failed. It is never undone itself: a job that is rolled back has it.
+const toUndo = "#rollback"
+
+// failing is what fails a job as it stands: one that has done something, and is to be undone, says so.
+func failing(job statemachine.Job, does *capability, err error) (commands []recovery.Command) {
+	text := shortened(err.Error())
+	if job.State == statemachine.Started && does.rollsBack() {
+		if job.Held != "" {
+			commands = append(commands, recovery.Release(job.ID, text))
+		}
+		commands = append(commands, recovery.Step(job.ID, toUndo, nil))
+	}
+	return append(commands, recovery.Fail(job.ID, errors.New(text)))
+}
+
+// shortened is an error's text as it fits into an event of any log.
+func shortened(text string) string {
+	const most = 32 << 10
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
+}
+
+// fail ends a job badly, and rolls it back where that is to be.
+func (r *Runner) fail(t *task, err error) {
+	job, bad := r.failDurably(t, err)
+	if bad != nil {
+		t.close()
+		r.left(t, bad)
+		return
+	}
+	undo := t.job.State == statemachine.Started && t.does.rollsBack()
+	t.job = job
+	if undo {
+		bad = r.rollBack(r.life, t, "undone after its failure")
+	}
+	if errors.Is(bad, ErrDraining) {
+		r.leave(t, bad)
+		return
+	}
+	if bad != nil {
+		r.opts.Logger.Error("runner: rollback failed, and is still to be done", "job", t.id, "capability", t.does.name, "error", bad)
+	}
+	r.leave(t, nil)
+}
+
+// failDurably: under the attempt, where there is one.
+func (r *Runner) failDurably(t *task, err error) (statemachine.Job, error) {
+	commands := failing(t.job, t.does, err)
+	if t.attempt == nil {
+		commands[0] = commands[0].IfSeq(t.job.Seq)
+		jobs, err := r.do(commands...)
+		if err != nil {
+			return t.job, err
+		}
+		return jobs[0], nil
+	}
+	job, bad := t.attempt.end(context.Background(), commands...)
+	for n := 0; bad != nil && r.endsAgain(t, n, bad); n++ {
+		now, _ := r.engine.Job(t.id)
+		job, bad = t.attempt.end(context.Background(), failing(now, t.does, err)...)
+	}
+	t.steps, t.known = t.attempt.steps(), true
+	return job, bad
+}
+
+// endsAgain tells whether an end that was refused for the n-th time is to be written again, as the job stands then. One that was
+// held meanwhile may end, and is released with that.
+func (r *Runner) endsAgain(t *task, n int, err error) bool {
+	if errors.Is(err, statemachine.ErrHeld) {
+		return n < 10
+	}
+	return refusalOf(err) == full && r.rest(n, err)
+}
+
+// rollBack undoes what a completed or failed job did, and says so.
+func (r *Runner) rollBack(ctx context.Context, t *task, reason string) error {
+	if err := r.undo(ctx, t); err != nil {
+		return err
+	}
+	jobs, err := r.do(recovery.RollBack(t.id, reason).IfSeq(t.job.Seq))
+	if err == nil {
+		t.job = jobs[0]
+	}
+	return err
+}
+
+// undo undoes what a completed or failed job did: each recorded step, newest first, and the rest.
+func (r *Runner) undo(ctx context.Context, t *task) error {
+	switch _, err := statemachine.Next(t.job.State, wal.JobRolledBack); {
+	case t.job.Parked != "":
+		return &statemachine.ParkedError{JobID: t.id, Reason: t.job.Parked}
+	case err != nil:
+		return err
+	case t.job.StartedAt.IsZero(): // it has done nothing
+		return nil
+	case !t.does.undoes:
+		return ErrNoUndo
+	}
+	t.undoing = true
+	if err := errors.Join(r.recall(t), r.rebind(ctx, t)); err != nil {
+		return err
+	}
+	for _, s := range slices.Backward(t.steps) {
+		if s.Undone || s.Name == toUndo {
+			continue
+		}
+		if err := r.undoStep(ctx, t, Done{s.Name, s.Output}); err != nil {
+			return err
+		}
+	}
+	return r.callUndo(ctx, t, Done{})
+}
+
+// undoStep: crash: after the undo and before it is durable, it is done once more.
+func (r *Runner) undoStep(ctx context.Context, t *task, done Done) error {
+	if err := r.callUndo(ctx, t, done); err != nil {
+		return err
+	}
+	jobs, err := r.do(recovery.UndoStep(t.id, done.Step).IfSeq(t.job.Seq))
+	if err == nil {
+		t.job = jobs[0]
+	}
+	return err
+}
+
+func (r *Runner) callUndo(ctx context.Context, t *task, done Done) error {
+	return r.call(ctx, t, func(ctx context.Context) error { return t.work.undo(ctx, done) })
+}
+
+// rebind decodes the args, if they are not.
+func (r *Runner) rebind(ctx context.Context, t *task) error {
+	if t.work != nil {
+		return nil
+	}
+	raw, done, err := r.args(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return r.bind(t, raw)
+}
