@@ -90,14 +90,26 @@ func (a *attempt) alive() {
 	}
 }
 
-// JobOf returns the job whose work is done with ctx, as it was when this attempt began: its Attempts tell how often it was
-// tried, this time included. False: ctx is not one that Execute was given, nor derived from it.
-func JobOf(ctx context.Context) (statemachine.Job, bool) {
-	p, ok := placeOf(ctx)
-	if !ok {
-		return statemachine.Job{}, false
+// JobOf returns the job that a capability's function was called for, as it was then: its Attempts tell how often its work has
+// begun, in Execute this time included. False: ctx is not one that Execute, Validate, Undo or Reconcile was given, nor derived
+// from it.
+func JobOf(ctx context.Context) (job statemachine.Job, ok bool) {
+	if ctx == nil {
+		return job, false
 	}
-	return p.attempt.job, true
+	switch p := ctx.Value(placeKey{}).(type) {
+	case place:
+		return p.attempt.job, true
+	case statemachine.Job:
+		return p, true
+	}
+	return job, false
+}
+
+// about is the context for what is done about a job, and is not its work: it has no place for steps, not even for those of another
+// job whose work asked for it.
+func about(ctx context.Context, job statemachine.Job) context.Context {
+	return context.WithValue(ctx, placeKey{}, job)
 }
 
 // stop ends steps and progress: none begins from now on. What is being written when it is called is done with when end or
