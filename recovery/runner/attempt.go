@@ -90,9 +90,10 @@ func (a *attempt) alive() {
 	}
 }
 
-// JobOf returns the job that a capability's function was called for, as it was then: its Attempts tell how often its work has
-// begun, in Execute this time included. False: ctx is not one that Execute, Validate, Undo or Reconcile was given, nor derived
-// from it.
+// JobOf returns the job whose work is done with ctx, as it was when this attempt began: its Attempts tell how often it was
+// tried, this time included. In Validate, Undo and Reconcile it is the job as it stood at the call. Its ID is the same in all of
+// them, and in all lives of the job: a key by which the other side can tell a second try from a second wish. False: ctx is not
+// one that a capability was given, nor derived from it.
 func JobOf(ctx context.Context) (job statemachine.Job, ok bool) {
 	if ctx == nil {
 		return job, false
