@@ -100,18 +100,14 @@ func (e *Engine) Do(ctx context.Context, commands ...Command) ([]statemachine.Jo
 
 // carryOut is Do into a slice that is there.
 func (e *Engine) carryOut(ctx context.Context, commands []Command, jobs []statemachine.Job) error {
-	err := e.do(ctx, commands)
+	err := e.do(ctx, commands, jobs)
 	if err != nil {
 		e.no.note(commands, e.opts.WAL.Now(), err)
-		return err
 	}
-	for i := range commands {
-		jobs[i], _ = e.jobs.Get(commands[i].id)
-	}
-	return nil
+	return err
 }
 
-func (e *Engine) do(ctx context.Context, commands []Command) error {
+func (e *Engine) do(ctx context.Context, commands []Command, jobs []statemachine.Job) error {
 	if ctx == nil {
 		return &wal.InvalidError{Field: "context", Reason: "nil"}
 	}
@@ -152,6 +148,9 @@ func (e *Engine) do(ctx context.Context, commands []Command) error {
 	}
 	if err := e.applier.wait(first + uint64(len(events)) - 1); err != nil {
 		return &unappliedError{err}
+	}
+	for i := range commands { // while nobody else has its turn: whoever began an attempt must not be told of the next one
+		jobs[i], _ = e.jobs.Get(commands[i].id)
 	}
 	return nil
 }
