@@ -232,16 +232,13 @@ func (a *attempt) leave(c *call, met bool) {
 	}
 }
 
-// unmet is why work that says that it is done is not: a step still runs, or one that is recorded was never called.
+// unmet is why work that says that it is done is not: a step that is recorded was never called.
 func (a *attempt) unmet() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var first *OrderError
 	var seq uint64
 	for _, s := range a.scopes {
-		if s.running != nil {
-			return s.running.failed("it was still running when the work returned; it has to wait for all its branches", nil)
-		}
 		if s.met < len(s.recorded) && (first == nil || s.recorded[s.met].Seq < seq) {
 			seq, first = s.recorded[s.met].Seq, s.orderError(a.job.ID, "")
 		}

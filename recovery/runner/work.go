@@ -250,6 +250,7 @@ func (r *Runner) complete(t *task, out json.RawMessage) error {
 	return nil
 }
 
+	t.attempt.stop()
 // failed: an attempt, or what comes before it, has failed. It is made again, or the job fails, unless the runner had to stop:
 // then the job is as it is for the next opening.
 func (r *Runner) failed(t *task, err error) {
@@ -257,10 +258,10 @@ func (r *Runner) failed(t *task, err error) {
 	switch {
 	case t.undoing: // only when its goroutine is gone
 		r.left(t, err)
-	case errors.Is(r.cause(t), ErrDraining):
+	case r.drains(t, err):
 		t.close()
 		r.left(t, ErrDraining)
-	case errors.Is(err, ErrFenced) && !errors.Is(err, ErrCancelled): // somebody else has it, or holds it: it did not fail
+	case t.fenced(err) && !errors.Is(err, ErrCancelled): // somebody else has it, or holds it: it did not fail
 		t.close()
 		r.left(t, err)
 	case r.retried(t, err):
@@ -278,7 +279,7 @@ func (t *task) close() {
 
 // retried: crash: while the job waits it is started in the log, and nobody works on it: interrupted, and the plan decides.
 func (r *Runner) retried(t *task, err error) bool {
-	if t.attempt == nil || t.attempt.broken() != nil || errors.Is(err, ErrCancelled) || errors.Is(err, ErrFenced) || !mayRetry(err, t.does.twice()) {
+	if t.attempt == nil || t.attempt.broken() != nil || errors.Is(err, ErrCancelled) || !mayRetry(err, t.does.twice()) {
 		return false
 	}
 	var wait time.Duration
@@ -302,6 +303,26 @@ func (r *Runner) retried(t *task, err error) bool {
 	if cause := r.later(t, max(0, wait)); cause != nil {
 		r.fail(t, cause)
 	}
+// drains tells whether a task is to be left to the next opening: its time is over, or it was told that the runner takes no more,
+// as Submit tells it, and came back with that.
+func (r *Runner) drains(t *task, err error) bool {
+	if errors.Is(r.cause(t), ErrDraining) {
+		return true
+	}
+	select {
+	case <-r.stop:
+		return errors.Is(err, ErrDraining)
+	default:
+		return false
+	}
+}
+
+// fenced tells whether err is that the attempt may not write any more: its own fence's, and not that of some other job.
+func (t *task) fenced(err error) bool {
+	var f *FencedError
+	return t.attempt != nil && errors.As(err, &f) && f.of == t.attempt.fence
+}
+
 	return true
 }
 
