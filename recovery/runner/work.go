@@ -75,7 +75,8 @@ func beginning(job statemachine.Job) []recovery.Command {
 
 // movedOn looks at a job again on which a command was refused. True: it is still to be begun, as it is now. Otherwise it is left.
 func (r *Runner) movedOn(t *task, err error) bool {
-	seq := t.job.Seq
+	before := t.job
+	seq := before.Seq
 	if refusalOf(err) != moved {
 		r.left(t, err)
 		return false
@@ -83,11 +84,26 @@ func (r *Runner) movedOn(t *task, err error) bool {
 	if job, known := r.engine.Job(t.id); known {
 		t.job = job
 	}
-	if t.job.Seq != seq && t.job.Held == "" && (t.job.State == statemachine.Submitted || t.job.State == statemachine.Validated) {
+	if t.job.Seq != seq && t.job.Held == "" && toBegin(before, t.job) {
 		return true
 	}
 	r.left(t, err)
 	return false
+}
+
+// toBegin tells whether a job that has changed is still to be begun by who has it: its work was not begun by others, or, if it
+// waits for another attempt, nothing else was done about it than to hold and release it, in this opening.
+func toBegin(before, now statemachine.Job) bool {
+	switch now.State {
+	case statemachine.Submitted, statemachine.Validated:
+		return true
+	}
+	return now.Epoch == before.Epoch && stands(before, now)
+}
+
+// stands tells whether a job that has changed is where it was: nothing was begun, done or ended.
+func stands(before, now statemachine.Job) bool {
+	return now.State == before.State && now.Attempts == before.Attempts && now.Steps == before.Steps && now.Parked == ""
 }
 
 // prepared decodes the args, for this attempt, and has them validated if that was not done. False: the task is dealt with.
@@ -295,7 +311,8 @@ func (r *Runner) retried(t *task, err error) bool {
 	if !known || now.State != statemachine.Started || now.Held != "" || now.Attempts != t.job.Attempts {
 		return false
 	}
-	t.steps, t.known = t.attempt.steps(), true
+	t.steps = t.attempt.steps()
+	t.known = now.Steps == len(t.steps) // else others have recorded some
 	t.ask = t.does.Effect == recovery.Reconcilable && !errors.Is(err, ErrTransient)
 	t.job, t.attempt, t.work = now, nil, nil
 	r.opts.Logger.Info("runner: attempt failed, another follows", "job", t.id, "capability", t.does.name,
