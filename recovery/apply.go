@@ -302,6 +302,9 @@ func (a application) reconcile(ctx context.Context, d Decision, job statemachine
 	case r.found == foundDone:
 		o.Reason = "asked: it happened"
 		_, err := a.do(ctx, d, Complete(d.JobID, r.output))
+		if errors.Is(err, wal.ErrInvalid) || errors.Is(err, wal.ErrTooLarge) {
+			return a.hold(ctx, d, "asked: it happened, and what came of it can't be recorded: "+err.Error(), o)
+		}
 		return o.ended(Completed, err)
 	case r.found == foundNotDone && (a.opts.MaxAttempts < 0 || job.Attempts < a.opts.MaxAttempts):
 		o.Reason = "asked: it did not happen"

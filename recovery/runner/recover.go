@@ -178,7 +178,7 @@ func (r *Runner) reconcile(ctx context.Context, job statemachine.Job) (recovery.
 	}
 	err = r.bind(t, raw)
 	if done(); err != nil {
-		return recovery.CannotTell(err.Error()), nil
+		return recovery.CannotTell(shortened(err.Error())), nil
 	}
 	found, err := r.question(ctx, t)
 	switch {
@@ -189,7 +189,7 @@ func (r *Runner) reconcile(ctx context.Context, job statemachine.Job) (recovery.
 	case found.found == foundNotDone:
 		return recovery.DidNotHappen(), nil
 	}
-	return recovery.CannotTell(found.why), nil
+	return recovery.CannotTell(shortened(found.why)), nil
 }
 
 // question asks the capability whether a job's work has happened.
@@ -205,7 +205,7 @@ func (r *Runner) asked(t *task) bool {
 		r.failed(t, cause)
 		return false
 	}
-	command := recovery.Hold(t.id, "asked, and it can't be told whether it happened: "+cmp.Or(found.why, "no reason was given"))
+	command := recovery.Hold(t.id, "asked, and it can't be told whether it happened: "+cmp.Or(shortened(found.why), "no reason was given"))
 	switch {
 	case err != nil:
 		command = recovery.Hold(t.id, shortened("whether it happened could not be asked: "+err.Error()))
@@ -216,6 +216,10 @@ func (r *Runner) asked(t *task) bool {
 		command = recovery.Complete(t.id, found.out)
 	}
 	jobs, err := r.do(command.IfSeq(t.job.Seq))
+	if refusalOf(err) == unfit && found.found == foundDone {
+		text := shortened("asked: it happened, and what came of it can't be recorded: " + err.Error())
+		jobs, err = r.do(recovery.Hold(t.id, text).IfSeq(t.job.Seq))
+	}
 	if err != nil {
 		r.left(t, err)
 		return false

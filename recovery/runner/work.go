@@ -110,7 +110,7 @@ func stands(before, now statemachine.Job) bool {
 func (r *Runner) prepared(t *task) bool {
 	raw, done, err := r.args(r.life, t)
 	if err != nil {
-		r.left(t, err)
+		r.unreadable(t, err)
 		return false
 	}
 	err = r.bind(t, raw)
@@ -164,10 +164,26 @@ func (r *Runner) bind(t *task, raw json.RawMessage) error {
 // steady reads the steps of earlier attempts, where there are some that this runner does not know.
 func (r *Runner) steady(t *task) bool {
 	if err := r.recall(t); err != nil {
-		r.left(t, err)
+		r.unreadable(t, err)
 		return false
 	}
 	return true
+}
+
+// unreadable: what the log says of a job can't be read, now or ever: somebody has to look at it.
+func (r *Runner) unreadable(t *task, err error) {
+	if cause := r.cause(t); cause != nil {
+		r.failed(t, cause)
+		return
+	}
+	jobs, bad := r.do(recovery.Hold(t.id, shortened("its events can't be read: "+err.Error())).IfSeq(t.job.Seq))
+	if bad != nil {
+		r.left(t, fmt.Errorf("%w; %w", err, bad))
+		return
+	}
+	t.job = jobs[0]
+	r.opts.Logger.Warn("runner: job is held", "job", t.id, "capability", t.does.name, "error", err)
+	r.leave(t, nil)
 }
 
 // recall reads a job's steps.
@@ -234,6 +250,7 @@ func guard(do func() error) (err error) {
 
 // ended decides what becomes of a job whose attempt has returned.
 func (r *Runner) ended(t *task, out json.RawMessage, err error) {
+	t.attempt.stop()
 	if err == nil {
 		if err = r.complete(t, out); err == nil {
 			return
@@ -266,7 +283,6 @@ func (r *Runner) complete(t *task, out json.RawMessage) error {
 	return nil
 }
 
-	t.attempt.stop()
 // failed: an attempt, or what comes before it, has failed. It is made again, or the job fails, unless the runner had to stop:
 // then the job is as it is for the next opening.
 func (r *Runner) failed(t *task, err error) {
@@ -284,6 +300,26 @@ func (r *Runner) failed(t *task, err error) {
 	default:
 		r.fail(t, err)
 	}
+}
+
+// drains tells whether a task is to be left to the next opening: its time is over, or it was told that the runner takes no more,
+// as Submit tells it, and came back with that.
+func (r *Runner) drains(t *task, err error) bool {
+	if errors.Is(r.cause(t), ErrDraining) {
+		return true
+	}
+	select {
+	case <-r.stop:
+		return errors.Is(err, ErrDraining)
+	default:
+		return false
+	}
+}
+
+// fenced tells whether err is that the attempt may not write any more: its own fence's, and not that of some other job.
+func (t *task) fenced(err error) bool {
+	var f *FencedError
+	return t.attempt != nil && errors.As(err, &f) && f.of == t.attempt.fence
 }
 
 // close ends the attempt, if there is one, and leaves the job as it is.
@@ -320,26 +356,6 @@ func (r *Runner) retried(t *task, err error) bool {
 	if cause := r.later(t, max(0, wait)); cause != nil {
 		r.fail(t, cause)
 	}
-// drains tells whether a task is to be left to the next opening: its time is over, or it was told that the runner takes no more,
-// as Submit tells it, and came back with that.
-func (r *Runner) drains(t *task, err error) bool {
-	if errors.Is(r.cause(t), ErrDraining) {
-		return true
-	}
-	select {
-	case <-r.stop:
-		return errors.Is(err, ErrDraining)
-	default:
-		return false
-	}
-}
-
-// fenced tells whether err is that the attempt may not write any more: its own fence's, and not that of some other job.
-func (t *task) fenced(err error) bool {
-	var f *FencedError
-	return t.attempt != nil && errors.As(err, &f) && f.of == t.attempt.fence
-}
-
 	return true
 }
 
