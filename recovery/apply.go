@@ -34,7 +34,8 @@ type ApplyOptions struct {
 	// Reconcile finds out whether a started job's work happened; it must not do it. Needed for ActionReconcile.
 	Reconcile func(context.Context, statemachine.Job) (Reconciled, error)
 	// RollBack undoes what a started job did, all of it or what there is. That the job has failed is durable by then. After a
-	// crash it may be called again. Needed for ActionRollBack.
+	// crash it may be called again. That the job is rolled back is recorded when it returns nil, unless it has done that itself,
+	// as who keeps others from the job meanwhile has to. Needed for ActionRollBack.
 	RollBack func(context.Context, statemachine.Job) error
 }
 
@@ -297,8 +298,7 @@ func (a application) reconcile(ctx context.Context, d Decision, job statemachine
 	err := guarded(func() (err error) { r, err = a.opts.Reconcile(ctx, job); return err })
 	switch {
 	case err != nil:
-		o.Err = err
-		return o
+		return o.ended(NotApplied, err)
 	case r.found == foundDone:
 		o.Reason = "asked: it happened"
 		_, err := a.do(ctx, d, Complete(d.JobID, r.output))
@@ -330,6 +330,10 @@ func (a application) rollBack(ctx context.Context, d Decision, job statemachine.
 	}
 	o.Result = Failed
 	if o.Err = guarded(func() error { return a.opts.RollBack(ctx, job) }); o.Err != nil {
+		return o
+	}
+	if now, _ := a.engine.Job(d.JobID); now.State == statemachine.RolledBack {
+		o.Result = RolledBack
 		return o
 	}
 	if _, o.Err = a.engine.Do(ctx, undone); o.Err == nil {

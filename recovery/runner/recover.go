@@ -109,7 +109,7 @@ func (r *Runner) Apply(ctx context.Context, p recovery.Plan) (recovery.Applied, 
 	}
 	return p.Apply(ctx, r.engine, recovery.ApplyOptions{
 		Concurrency: r.opts.Workers, MaxAttempts: r.opts.MaxAttempts, ResumeLater: true, FailWith: r.failWith,
-		Resume: r.resume, Reconcile: r.reconcile, RollBack: r.rollBackByPlan,
+		Resume: r.resume, Reconcile: r.reconcile, RollBack: r.rollBacks(p),
 	})
 }
 
@@ -172,6 +172,9 @@ func (r *Runner) reconcile(ctx context.Context, job statemachine.Job) (recovery.
 	}
 	defer r.hands.Done()
 	defer r.leave(t, nil)
+	if t.job.Seq != job.Seq { // by now: what is found out would not count
+		return recovery.Reconciled{}, &recovery.ChangedError{JobID: t.id, Seq: job.Seq, Newest: t.job.Seq}
+	}
 	raw, done, err := r.args(ctx, t)
 	if err != nil {
 		return recovery.Reconciled{}, err
@@ -229,8 +232,19 @@ func (r *Runner) asked(t *task) bool {
 	return false
 }
 
-// rollBackByPlan undoes; that it is undone is the plan's to say.
-func (r *Runner) rollBackByPlan(ctx context.Context, job statemachine.Job) error {
+// rollBacks rolls jobs back for the reasons of the plan's decisions.
+func (r *Runner) rollBacks(p recovery.Plan) func(context.Context, statemachine.Job) error {
+	reasons := make(map[string]string)
+	for _, d := range p.Decisions {
+		if d.Action == recovery.ActionRollBack {
+			reasons[d.JobID] = cmp.Or(d.Reason, "by a plan that gives no reason")
+		}
+	}
+	return func(ctx context.Context, job statemachine.Job) error { return r.rollBackByPlan(ctx, job, reasons[job.ID]) }
+}
+
+// rollBackByPlan undoes, and says so before anybody else has the job: he would undo it once more.
+func (r *Runner) rollBackByPlan(ctx context.Context, job statemachine.Job, reason string) error {
 	does := r.reg.find(job.Capability)
 	if does == nil {
 		return fmt.Errorf("%w: %.64q", ErrUnknownCapability, job.Capability)
@@ -241,5 +255,5 @@ func (r *Runner) rollBackByPlan(ctx context.Context, job statemachine.Job) error
 	}
 	defer r.hands.Done()
 	defer r.leave(t, nil)
-	return r.undo(ctx, t)
+	return r.rollBack(ctx, t, reason)
 }

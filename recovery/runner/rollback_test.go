@@ -303,7 +303,7 @@ func TestRollback_by_who_comes_late(t *testing.T) {
 	require.NoError(t, err)
 	_, err = p.RollBack(t.Context(), "a", "why")
 	require.NoError(t, err)
-	require.ErrorIs(t, p.rollBackByPlan(t.Context(), before), statemachine.ErrTransition)
+	require.ErrorIs(t, p.rollBackByPlan(t.Context(), before, "why"), statemachine.ErrTransition)
 	late, err := p.claimed(before, does)
 	require.NoError(t, err)
 	require.ErrorIs(t, p.rollBack(t.Context(), late, "why"), statemachine.ErrTransition)
