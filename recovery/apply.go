@@ -86,7 +86,7 @@ type Outcome struct {
 	Result Result
 	Reason string
 	// Err is what went wrong: of a command, or of a function of ApplyOptions. What Result says has happened all the same:
-	// a job that was Resumed, and whose Resume returned an error, has had its attempt.
+	// a job that was Resumed, and whose Resume returned an error, has had its attempt, unless by ResumeLater.
 	Err error
 }
 

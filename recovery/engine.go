@@ -346,6 +346,27 @@ func (e *Engine) History(ctx context.Context, id string) iter.Seq2[wal.Event, er
 	}
 }
 
+// Backward yields the events of one job, newest first, and holds none of them in memory: what stands near the end of a long story
+// is found without the rest. The errors are those of [Engine.History], and nothing comes behind one. Of a parked job it does not
+// notice that its past passes over events.
+func (e *Engine) Backward(ctx context.Context, id string) iter.Seq2[wal.Event, error] {
+	return func(yield func(wal.Event, error) bool) {
+		job, known := e.jobs.Get(id)
+		if !known {
+			yield(wal.Event{}, e.unknown(id))
+			return
+		}
+		for event, err := range e.past(ctx, id, job.Seq) {
+			if err != nil {
+				err = fmt.Errorf("recovery: history of job %q: %w", id, err)
+			}
+			if !yield(event, err) {
+				return
+			}
+		}
+	}
+}
+
 // unknown says why there is no such job.
 func (e *Engine) unknown(id string) error {
 	if e.jobs.Refuses(id) {

@@ -63,7 +63,7 @@ type Explanation struct {
 	// Events are what happened to it, oldest first. Problem is why some are missing; "" when none are.
 	Events  []wal.Event
 	Problem string
-	// Steps are those that were recorded and not undone, in their order.
+	// Steps are those that were recorded and not undone, in their order, without marks: see [Step].
 	Steps []string
 	// Waits is what the job waits for, and Interrupted whether whoever was at work on it is gone.
 	Waits       string
@@ -115,7 +115,7 @@ func stepsOf(events []wal.Event) (done []string) {
 		all = recordStep(all, event)
 	}
 	for _, step := range all {
-		if !step.Undone {
+		if !step.Undone && !isMark(step.Name) {
 			done = append(done, step.Name)
 		}
 	}

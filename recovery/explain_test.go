@@ -214,3 +214,27 @@ func TestR2_any_bundle_comes_back(t *testing.T) {
 		require.WithinDuration(t, time.Now(), again.SubmittedAt, time.Hour)
 	})
 }
+
+// A mark that a runner has left is an event of the job, and none of its steps.
+func TestExplain_counts_no_marks(t *testing.T) {
+	e := inMemory(t, crashfs.New(), Options{})
+	jobs, err := e.Do(t.Context(), Submit(Submission{JobID: "job"}), Validate("job"), Start("job"), Step("job", "one", 1), Step("job", "#mark", nil))
+	require.NoError(t, err)
+	x, err := e.Explain(t.Context(), "job")
+	require.NoError(t, err)
+	require.Equal(t, []string{"one"}, x.Steps)
+	require.Contains(t, x.String(), "job_step #mark")
+	require.Contains(t, x.String(), "steps done: 1 (one)")
+	require.Equal(t, "one", x.Decision.Evidence.LastStep)
+
+	var back []uint64
+	for event, err := range e.Backward(t.Context(), "job") {
+		require.NoError(t, err)
+		back = append(back, event.Seq)
+	}
+	require.Equal(t, []uint64{5, 4, 3, 2, 1}, back)
+	require.Equal(t, jobs[0].Seq, back[0])
+	for _, err := range e.Backward(t.Context(), "nobody") {
+		require.ErrorIs(t, err, statemachine.ErrUnknownJob)
+	}
+}

@@ -62,7 +62,7 @@ func (r *Runner) Plan(ctx context.Context, policies ...recovery.Policy) (recover
 		if does == nil || !does.undoes {
 			continue
 		}
-		d, err := r.halfUndone(ctx, job, does)
+		d, err := r.halfUndone(ctx, job, does.Effect)
 		if err != nil {
 			return p, err
 		}
@@ -73,30 +73,50 @@ func (r *Runner) Plan(ctx context.Context, policies ...recovery.Policy) (recover
 	return p, nil
 }
 
-// halfUndone decides about a failed job; nil: it was to be kept so. The error is ctx's. Of a job whose steps can't be read, the
+// halfUndone decides about a failed job; nil: it was to be kept so. The error is ctx's. Of a job whose events can't be read, the
 // Evidence says so: its rollback says it again.
-func (r *Runner) halfUndone(ctx context.Context, job statemachine.Job, does *capability) (*recovery.Decision, error) {
-	ev := recovery.Evidence{JobID: job.ID, Capability: job.Capability, Effect: does.Effect, State: job.State, Epoch: job.Epoch,
-		Attempts: job.Attempts, Steps: job.Steps, LastSeq: job.Seq, LastEvent: wal.JobFailed, LastTime: job.FinishedAt}
-	steps, err := r.engine.Steps(ctx, job.ID)
-	switch {
-	case ctx.Err() != nil:
+func (r *Runner) halfUndone(ctx context.Context, job statemachine.Job, effect recovery.Effect) (*recovery.Decision, error) {
+	ev := recovery.Evidence{JobID: job.ID, Capability: job.Capability, Effect: effect, State: job.State, Epoch: job.Epoch,
+		Attempts: job.Attempts, Steps: max(0, job.Steps-1), LastSeq: job.Seq} // toUndo is none
+	if kept := r.failure(ctx, job.ID, &ev); kept || ctx.Err() != nil {
 		return nil, ctx.Err()
-	case err != nil:
-		ev.Problem = err.Error()
-	case !slices.ContainsFunc(steps, func(s recovery.StepRecord) bool { return s.Name == toUndo }):
-		return nil, nil
-	}
-	for _, s := range steps {
-		switch {
-		case s.Undone:
-			ev.LastEvent = wal.JobStepUndone
-		case s.Name != toUndo:
-			ev.LastStep = s.Name
-		}
 	}
 	return &recovery.Decision{JobID: job.ID, Seq: job.Seq, Action: recovery.ActionRollBack,
 		Reason: "failed, and its rollback was cut short", Evidence: ev}, nil
+}
+
+// failure reads of a failed job no more than its failure and what has followed, and tells whether it was to be kept so. With the
+// failure, or not at all, the job was marked toUndo.
+func (r *Runner) failure(ctx context.Context, id string, ev *recovery.Evidence) (kept bool) {
+	const most = 1000 // events are read for the last step's name
+	failed, marked, undone, n := false, false, 0, 0
+	for event, err := range r.engine.Backward(ctx, id) {
+		name := recovery.StepName(event)
+		switch {
+		case err != nil:
+			ev.Problem = err.Error()
+			return false
+		case event.Type == wal.JobStepUndone:
+			undone++
+		case !failed:
+			failed = event.Type == wal.JobFailed
+		case !marked && name != toUndo:
+			return true
+		case !marked:
+			marked = true
+		case name != "" && undone > 0: // the newest are undone first
+			undone--
+		default:
+			ev.LastStep, n = name, n+1
+		}
+		if event.Seq == ev.LastSeq {
+			ev.LastEvent, ev.LastTime = event.Type, event.Time
+		}
+		if marked && (ev.Steps == 0 || ev.LastStep != "" || n == most) {
+			return false
+		}
+	}
+	return !marked
 }
 
 // Apply is [recovery.Plan.Apply] by the runner's capabilities. Jobs that are resumed wait for a worker: Resumed means that they do,
@@ -240,7 +260,9 @@ func (r *Runner) rollBacks(p recovery.Plan) func(context.Context, statemachine.J
 			reasons[d.JobID] = cmp.Or(d.Reason, "by a plan that gives no reason")
 		}
 	}
-	return func(ctx context.Context, job statemachine.Job) error { return r.rollBackByPlan(ctx, job, reasons[job.ID]) }
+	return func(ctx context.Context, job statemachine.Job) error {
+		return r.rollBackByPlan(ctx, job, reasons[job.ID])
+	}
 }
 
 // rollBackByPlan undoes, and says so before anybody else has the job: he would undo it once more.

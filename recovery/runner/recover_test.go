@@ -328,3 +328,36 @@ func TestJob_that_cannot_be_read(t *testing.T) {
 		require.Empty(t, l.all())
 	}
 }
+
+// What a plan says of a rollback that was cut short, wherever it was, costs no more than the end of the job's story.
+func TestPlan_reads_no_more_of_a_failed_job_than_its_end(t *testing.T) {
+	end, err := (&crashtest.MemLog{}).Open(t.Context())
+	require.NoError(t, err)
+	log := &blindLog{Log: end}
+	e, err := recovery.OpenLog(t.Context(), log, recovery.Options{})
+	require.NoError(t, err)
+	begin := []recovery.Command{recovery.Submit(recovery.Submission{JobID: "a", Capability: "do", Args: 1}), recovery.Validate("a"), recovery.Start("a"),
+		recovery.Step("a", "one", 1), recovery.Step("a", "two", 2)}
+	_, err = e.Do(t.Context(), begin...)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = e.Close() })
+	log.below = 4
+	p := poolOf(t, e, does(script{undo: func(context.Context, int, Done) error { return nil }}, Settings{}), Options{})
+	for _, c := range []struct {
+		commands []recovery.Command
+		want     string
+	}{
+		{[]recovery.Command{recovery.Step("a", toUndo, nil), recovery.Fail("a", errBroken)}, "job_failed 2 two"},
+		{[]recovery.Command{recovery.UndoStep("a", "two")}, "job_step_undone 1 one"},
+		{[]recovery.Command{recovery.UndoStep("a", "one")}, "job_step_undone 0 "},
+	} {
+		_, err := e.Do(t.Context(), c.commands...)
+		require.NoError(t, err)
+		job, _ := e.Job("a")
+		d, err := p.halfUndone(t.Context(), job, recovery.Pure)
+		require.NoError(t, err)
+		ev := d.Evidence
+		require.Equal(t, c.want, fmt.Sprint(ev.LastEvent, " ", ev.Steps, " ", ev.LastStep))
+		require.Empty(t, ev.Problem)
+	}
+}
