@@ -25,6 +25,8 @@ type attemptSettings struct {
 	progress  time.Duration // the least time between two events of progress; not positive: none
 	heartbeat time.Duration // not positive: no sign of life is waited for
 	logger    *slog.Logger  // nil: nothing is said
+	// rest waits before the n-th time that a step is written again for which there was no room; false: it is not. nil: it is not.
+	rest func(n int, err error) bool
 }
 
 // An attempt is a job's work between its start, or a resume, and its end: what it may write, which steps were recorded

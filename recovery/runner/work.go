@@ -205,7 +205,7 @@ func (c *capability) limit(ctx context.Context) (context.Context, context.Cancel
 }
 
 func (r *Runner) execute(t *task) (out json.RawMessage, err error) {
-	t.attempt = newAttempt(&r.commits, t.job, t.steps, attemptSettings{r.opts.Progress, t.does.Heartbeat, r.opts.Logger})
+	t.attempt = newAttempt(&r.commits, t.job, t.steps, attemptSettings{r.opts.Progress, t.does.Heartbeat, r.opts.Logger, r.rest})
 	limited, cancel := t.does.limit(r.life)
 	defer cancel()
 	ctx, end := t.attempt.context(limited)
