@@ -1,0 +1,2 @@
+// Package runnertest proves that a program's capabilities survive its deaths.
+package runnertest
