@@ -152,8 +152,6 @@ func ExampleLog_Follow() {
 	// context canceled
 }
 
-// The ancestor's log is read line by line; what is wrong with a line is told, and reading goes on.
-// A look at the end of a log that another process may be writing.
 // A job's past, newest first, without a look at other jobs' events.
 func ExampleLog_Chain() {
 	dir, err := os.MkdirTemp("", "jobwal")
@@ -190,6 +188,7 @@ func ExampleLog_Chain() {
 	// 1 job_submitted
 }
 
+// A look at the end of a log that another process may be writing.
 func ExampleTail() {
 	dir, err := os.MkdirTemp("", "jobwal")
 	if err != nil {
@@ -223,6 +222,7 @@ func ExampleTail() {
 	// 1000 job_submitted job-1000
 }
 
+// The ancestor's log is read line by line; what is wrong with a line is told, and reading goes on.
 func ExampleImport() {
 	theirs := `{"seq":0,"ts":1715800001,"type":"job_submitted","job_id":"a","capability":"FileRead","output":{"path":"x"}}
 {"seq":1,"ts":1715800002,"type":"job_sta{"seq":1,"ts":1715800009,"type":"job_failed","job_id":"a","error":"lost"}

@@ -91,14 +91,22 @@ func (a *attempt) alive() {
 }
 
 // JobOf returns the job whose work is done with ctx, as it was when this attempt began: its Attempts tell how often it was
-// tried, this time included. False: ctx is not one that Execute was given, nor derived from it.
+// tried, this time included. In Validate, Undo and Reconcile it is the job as it stood at the call. Its ID is the same in all of
+// them, and in all lives of the job: a key by which the other side can tell a second try from a second wish. False: ctx is not
+// one that a capability was given, nor derived from it.
 func JobOf(ctx context.Context) (statemachine.Job, bool) {
-	p, ok := placeOf(ctx)
-	if !ok {
+	if p, ok := placeOf(ctx); ok {
+		return p.attempt.job, true
+	}
+	if ctx == nil {
 		return statemachine.Job{}, false
 	}
-	return p.attempt.job, true
+	job, ok := ctx.Value(jobKey{}).(statemachine.Job)
+	return job, ok
 }
+
+// jobKey is that of the job in the context of what is not its work.
+type jobKey struct{}
 
 // stop ends steps and progress: none begins from now on. What is being written when it is called is done with when end or
 // close returns.

@@ -88,7 +88,8 @@ type Settings struct {
 	// Effect is what running the capability twice means. Default Unknown, which is taken for Irreversible: a job that was
 	// started when the process died is held until somebody decides.
 	Effect recovery.Effect
-	// Timeout is how long an attempt may take, and each call of Validate, Undo and Reconcile. Default: no limit.
+	// Timeout is how long an attempt may take, and each call of Validate, Undo and Reconcile. An attempt whose time is over has
+	// failed, whatever it may have done: where that matters, be an [Undoer] or a [Reconciler]. Default: no limit.
 	Timeout time.Duration
 	// Heartbeat: an attempt that does not call [Progress] for so long is ended. Default: it need not.
 	Heartbeat time.Duration

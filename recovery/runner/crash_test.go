@@ -52,9 +52,8 @@ func (l *life) point(do func(*world)) {
 	}
 }
 
-// A deed is the args: Undo is given no job, so they say whose they are.
+// A deed is the args.
 type deed struct {
-	Job   string `json:"job"`
 	Steps int    `json:"steps"`
 	End   string `json:"end"` // how it ends: "", "fails", "transient"
 }
@@ -72,13 +71,13 @@ func (d doer) Execute(ctx context.Context, args deed) (int, error) {
 	}
 	for i := range args.Steps {
 		if _, err := Step(ctx, "step", func(context.Context) (int, error) {
-			d.happen(args.Job, numbered("step", i+1))
+			d.happen(job.ID, numbered("step", i+1))
 			return i, nil
 		}); err != nil {
 			return 0, err
 		}
 	}
-	d.happen(args.Job, "")
+	d.happen(job.ID, "")
 	if args.End == "fails" {
 		return 0, errBroken
 	}
@@ -91,19 +90,21 @@ func (d doer) happen(job, what string) {
 	d.point(nil)
 }
 
-func (d doer) Undo(_ context.Context, args deed, done Done) error {
+func (d doer) Undo(ctx context.Context, _ deed, done Done) error {
+	job, _ := JobOf(ctx)
 	d.point(nil)
-	d.point(func(w *world) { delete(w.there, args.Job+"/"+done.Step) })
+	d.point(func(w *world) { delete(w.there, job.ID+"/"+done.Step) })
 	d.point(nil)
 	return nil
 }
 
-func (d doer) Reconcile(_ context.Context, args deed) (found Found[int], _ error) {
+func (d doer) Reconcile(ctx context.Context, args deed) (found Found[int], _ error) {
+	job, _ := JobOf(ctx)
 	d.point(func(w *world) {
 		switch {
-		case w.there[args.Job+"/"]:
+		case w.there[job.ID+"/"]:
 			found = Happened(args.Steps)
-		case w.there[args.Job+"/step"]: // recorded or not
+		case w.there[job.ID+"/step"]: // recorded or not
 			found = CantTell[int]("in part")
 		default:
 			found = DidNotHappen[int]()
@@ -165,7 +166,7 @@ func TestR1_R4_S1_runners_that_die(t *testing.T) {
 		for i := range rapid.IntRange(1, 5).Draw(t, "jobs") {
 			id := fmt.Sprint("job-", i)
 			capability[id] = rapid.SampledFrom([]string{"pure", "reconcilable", "irreversible"}).Draw(t, "capability")
-			deeds[id] = deed{id, rapid.IntRange(0, 3).Draw(t, "steps"), rapid.SampledFrom([]string{"", "fails", "transient"}).Draw(t, "end")}
+			deeds[id] = deed{rapid.IntRange(0, 3).Draw(t, "steps"), rapid.SampledFrom([]string{"", "fails", "transient"}).Draw(t, "end")}
 		}
 		l := &life{disk: crashfs.New(), world: &world{map[string]int{}, map[string]bool{}, map[string]statemachine.State{}}}
 		for range rapid.IntRange(0, 6).Draw(t, "deaths") {

@@ -33,7 +33,8 @@
 //	Undo, for the rest                  job_rolled_back
 //
 // Inside Execute, [Step] does a part of the work once, whatever happens; [Branch] is for parts that go on beside each other;
-// [Progress] says how far it is, and that it is alive. [JobOf] tells which job it is, and which attempt.
+// [Progress] says how far it is, and that it is alive. [JobOf] tells which job it is, and which attempt; Validate, Undo and
+// Reconcile can ask it, too, and the job's ID is the key by which another system can know what it was asked before.
 //
 // # Failures, attempts, the end of a context
 //

@@ -102,13 +102,18 @@ func TestF_full_disk_is_waited_for(t *testing.T) {
 // When the log has failed the jobs are as they are, whoever waits is told, and the runner can be drained.
 func TestF_failed_log_leaves_jobs_as_they_are(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var fail func(error)
-		reg := does(script{execute: func(ctx context.Context, n int) (int, error) { fail(syscall.EIO); return n, nil }}, Settings{Effect: recovery.Pure, Retry: Backoff{}})
-		p, f := poolOnFaulty(t, reg, Options{Workers: 1})
-		fail = f
+		goOn := make(chan struct{})
+		reg := does(script{execute: func(ctx context.Context, n int) (int, error) { <-goOn; return n, nil }}, Settings{Effect: recovery.Pure, Retry: Backoff{}})
+		p, fail := poolOnFaulty(t, reg, Options{Workers: 1})
 		p.submit("do", "a", 1)
+		told := make(chan error)
+		go func() { _, err := p.Wait(t.Context(), "a"); told <- err }()
+		synctest.Wait()
+		fail(syscall.EIO)
+		close(goOn)
+		require.ErrorIs(t, <-told, wal.ErrFailed)
 		_, err := p.Wait(t.Context(), "a")
-		require.ErrorIs(t, err, wal.ErrFailed)
+		require.ErrorIs(t, err, ErrNotRunning, "who comes later is told how it stands")
 		require.NoError(t, p.Drain(t.Context()))
 		require.Empty(t, p.tasks)
 		next := p.after(does(script{}, Settings{Effect: recovery.Pure}), Options{})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -58,7 +59,7 @@ func (r *Runner) Plan(ctx context.Context, policies ...recovery.Policy) (recover
 			continue
 		}
 		does := r.reg.find(job.Capability)
-		if does == nil || !does.rollsBack() {
+		if does == nil || !does.undoes {
 			continue
 		}
 		d, err := r.halfUndone(ctx, job, does)
@@ -100,12 +101,33 @@ func (r *Runner) halfUndone(ctx context.Context, job statemachine.Job, does *cap
 
 // Apply is [recovery.Plan.Apply] by the runner's capabilities. Jobs that are resumed wait for a worker: Resumed means that they do,
 // and the attempt is durable when it begins. While the queue is full Apply waits. What is to be reconciled or rolled back is done
-// when it returns. It may be called again, with the same plan or another: no job is taken twice.
+// when it returns. It may be called again, with the same plan or another: no job is taken twice. wal.ErrInvalid, before anything
+// is done: also for a plan that rolls back what can't be undone.
 func (r *Runner) Apply(ctx context.Context, p recovery.Plan) (recovery.Applied, error) {
+	if err := r.canUndo(p); err != nil {
+		return recovery.Applied{}, err
+	}
 	return p.Apply(ctx, r.engine, recovery.ApplyOptions{
 		Concurrency: r.opts.Workers, MaxAttempts: r.opts.MaxAttempts, ResumeLater: true, FailWith: r.failWith,
 		Resume: r.resume, Reconcile: r.reconcile, RollBack: r.rollBackByPlan,
 	})
+}
+
+// canUndo refuses a plan that would fail jobs to undo them, and then can't.
+func (r *Runner) canUndo(p recovery.Plan) error {
+	for i, d := range p.Decisions {
+		if d.Action != recovery.ActionRollBack {
+			continue
+		}
+		job, does, err := r.known(d.JobID)
+		if err == nil && !does.undoes && !job.StartedAt.IsZero() {
+			err = ErrNoUndo
+		}
+		if errors.Is(err, ErrNoUndo) || errors.Is(err, ErrUnknownCapability) {
+			return &wal.InvalidError{Field: fmt.Sprintf("Plan.Decisions[%d]", i), Reason: fmt.Sprintf("%s job %.64q: %v", d.Action, d.JobID, err)}
+		}
+	}
+	return nil
 }
 
 // Recover makes a plan and applies it: call it once, when the runner is made, for what the last process has left. The policies
@@ -150,7 +172,12 @@ func (r *Runner) reconcile(ctx context.Context, job statemachine.Job) (recovery.
 	}
 	defer r.hands.Done()
 	defer r.leave(t, nil)
-	if err := r.rebind(ctx, t); err != nil {
+	raw, done, err := r.args(ctx, t)
+	if err != nil {
+		return recovery.Reconciled{}, err
+	}
+	err = r.bind(t, raw)
+	if done(); err != nil {
 		return recovery.CannotTell(err.Error()), nil
 	}
 	found, err := r.question(ctx, t)

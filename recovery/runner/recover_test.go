@@ -13,6 +13,7 @@ import (
 
 	"github.com/jobwal/jobwal/recovery"
 	"github.com/jobwal/jobwal/statemachine"
+	"github.com/jobwal/jobwal/wal"
 	"github.com/jobwal/jobwal/wal/crashfs"
 )
 
@@ -195,6 +196,7 @@ func TestPlan_has_rollbacks_that_were_cut_short(t *testing.T) {
 	commands := append(job("cut short", recovery.Step("cut short", "one", 1), recovery.Step("cut short", toUndo, nil), recovery.Fail("cut short", errBroken)),
 		job("kept", recovery.Step("kept", "one", 1), recovery.Fail("kept", errBroken))...)
 	disk := left(t, commands...)
+	image := disk.Crash(crashfs.SyncedOnly)
 	p := poolOn(t, disk, does(script{undo: func(context.Context, int, Done) error { return nil }}, Settings{}), Options{})
 	plan, err := p.Plan(t.Context())
 	require.NoError(t, err)
@@ -206,8 +208,50 @@ func TestPlan_has_rollbacks_that_were_cut_short(t *testing.T) {
 	require.NoError(t, errors.Join(err, applied.Err()))
 	require.Equal(t, []statemachine.State{statemachine.RolledBack, statemachine.Failed}, states(p.engine, "cut short", "kept"))
 
-	p = poolOn(t, disk.Crash(crashfs.SyncedOnly), does(script{undo: func(context.Context, int, Done) error { return nil }}, Settings{KeepFailed: true}), Options{})
+	for undoes, reg := range map[bool]*Registry{
+		true:  does(script{undo: func(context.Context, int, Done) error { return nil }}, Settings{KeepFailed: true}),
+		false: NewRegistry(),
+	} {
+		p = poolOn(t, image.Crash(crashfs.SyncedOnly), reg, Options{})
+		plan, err = p.Plan(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, undoes, plan.Decision("cut short") != nil, "what the log says was decided then")
+	}
+}
+
+// A plan that would fail a job to undo it, and can't, is refused before it does anything.
+func TestApply_refuses_to_roll_back_what_cannot_be_undone(t *testing.T) {
+	reg := all(script{})
+	Add(reg, "gone", Func[int, int](func(_ context.Context, n int) (int, error) { return n, nil }), Settings{})
+	p := poolOn(t, left(t), reg, Options{})
+	plan, err := p.Plan(t.Context())
+	require.NoError(t, err)
+	plan.Decision("gone").Action = recovery.ActionRollBack
+	_, err = p.Apply(t.Context(), plan)
+	require.ErrorIs(t, err, wal.ErrInvalid)
+	require.ErrorContains(t, err, "no Undo")
+	require.Equal(t, []string{"submitted", "validated", "started"}, p.story("pure"))
+	p = poolOn(t, left(t), all(script{}), Options{})
 	plan, err = p.Plan(t.Context())
 	require.NoError(t, err)
-	require.Nil(t, plan.Decision("cut short"), "it is to be kept now")
+	plan.Decision("gone").Action = recovery.ActionRollBack
+	_, err = p.Apply(t.Context(), plan)
+	require.ErrorIs(t, err, wal.ErrInvalid)
+}
+
+// Args that do not fit any more are nothing that could be asked with; what can't be read is no answer.
+func TestRecover_holds_what_cannot_be_asked(t *testing.T) {
+	reg := NewRegistry()
+	Add(reg, "reconcilable", reconcilesText{}, Settings{Effect: recovery.Reconcilable})
+	p := poolOn(t, left(t), reg, Options{})
+	_, err := p.Recover(t.Context())
+	require.NoError(t, err)
+	require.Contains(t, p.wait("reconcilable").Held, "args do not fit")
+}
+
+type reconcilesText struct{}
+
+func (reconcilesText) Execute(context.Context, string) (int, error) { return 0, nil }
+func (reconcilesText) Reconcile(context.Context, string) (Found[int], error) {
+	return DidNotHappen[int](), nil
 }

@@ -78,6 +78,27 @@ func TestRollback_of_steps_of_earlier_attempts(t *testing.T) {
 	})
 }
 
+// All that a capability is called for knows which job it is for; only its work has steps.
+func TestJobOf_in_all_that_a_capability_does(t *testing.T) {
+	var l ledger
+	note := func(ctx context.Context, what string) {
+		job, ok := JobOf(ctx)
+		_, err := Step(ctx, "step", func(context.Context) (int, error) { return 0, nil })
+		l.note("%s: %t %s %s %v", what, ok, job.ID, job.State, err)
+	}
+	x := script{
+		validate: func(ctx context.Context, _ int) error { note(ctx, "validate"); return nil },
+		execute:  func(ctx context.Context, _ int) (int, error) { note(ctx, "execute"); return 0, errBroken },
+		undo:     func(ctx context.Context, _ int, done Done) error { note(ctx, "undo "+done.Step); return nil },
+	}
+	p := newPool(t, does(x, Settings{}), Options{})
+	p.run("do", "a", 1)
+	require.Equal(t, []string{"validate: true a submitted " + ErrNoJob.Error(), "execute: true a started <nil>",
+		"undo step: true a failed " + ErrNoJob.Error(), "undo : true a failed " + ErrNoJob.Error()}, l.all())
+	_, ok := JobOf(context.Background())
+	require.False(t, ok)
+}
+
 // What is to be kept is kept, by this process and by the next, until somebody says otherwise.
 func TestRollback_only_of_what_is_not_kept(t *testing.T) {
 	var l ledger

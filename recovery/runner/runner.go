@@ -170,9 +170,9 @@ func (r *Runner) await(ctx context.Context, t *task, job statemachine.Job) (stat
 		return job, ctx.Err()
 	}
 	switch {
-	case t.err != nil:
+	case t.err != nil && refusalOf(t.err) != moved:
 		return t.job, t.err
-	case atRest(t.job):
+	case t.err == nil && atRest(t.job):
 		return t.job, nil
 	}
 	return r.settled(t.id)

@@ -311,6 +311,9 @@ func TestRunner_leaves_jobs_that_others_have_taken(t *testing.T) {
 			p.submit("do", id, 1)
 		}
 		synctest.Wait()
+		failed := make(chan statemachine.Job, 1)
+		go func() { failed <- p.wait("failed") }()
+		synctest.Wait()
 		_, err := p.engine.Validate(t.Context(), "validated")
 		require.NoError(t, err)
 		_, err = p.engine.Do(t.Context(), recovery.Validate("started"), recovery.Start("started"), recovery.Fail("failed", errBroken), recovery.Hold("held", "why"))
@@ -320,6 +323,7 @@ func TestRunner_leaves_jobs_that_others_have_taken(t *testing.T) {
 		require.Equal(t, statemachine.Completed, p.wait("validated").State, "there was nothing in the way")
 		require.Equal(t, []string{"submitted", "validated", "started"}, p.story("started"))
 		require.Equal(t, []string{"submitted", "failed: broken"}, p.story("failed"))
+		require.Equal(t, "broken", (<-failed).Error, "who waited is told what became of it")
 		_, err = p.Wait(t.Context(), "started")
 		require.ErrorIs(t, err, ErrNotRunning)
 		require.Equal(t, "why", p.wait("held").Held)
@@ -345,6 +349,25 @@ func TestRunner_fails_what_cannot_be_written(t *testing.T) {
 	job := p.run("much", "much", 1)
 	require.Equal(t, statemachine.Failed, job.State)
 	require.Less(t, len(job.Error), 33<<10)
+}
+
+// A decoder that was used before decodes as a new one does, whatever came before.
+func TestDecode_as_a_new_decoder_does(t *testing.T) {
+	values := []string{`7`, `-1.5e3`, `"x"`, `null`, `true`, `[1,2]`, `{"name":"Ada"}`, `{"nmae":"Ada"}`, `{"name":7}`, `[`, ``, `"` + strings.Repeat("x", 100<<10) + `"`, ` 7 `}
+	targets := []func() any{func() any { return new(int) }, func() any { return new(any) }, func() any { return new(greeting) },
+		func() any { return new(json.RawMessage) }, func() any { return new(string) }}
+	rapid.Check(t, func(t *rapid.T) {
+		for range rapid.IntRange(1, 20).Draw(t, "values") {
+			raw := json.RawMessage(rapid.SampledFrom(values).Draw(t, "value"))
+			target := rapid.SampledFrom(targets).Draw(t, "target")
+			got, want := target(), target()
+			dec := json.NewDecoder(strings.NewReader(string(raw)))
+			dec.DisallowUnknownFields()
+			wantErr, err := dec.Decode(want), decode(raw, got)
+			require.Equal(t, fmt.Sprint(wantErr), fmt.Sprint(err))
+			require.Equal(t, want, got)
+		}
+	})
 }
 
 // The queue hands out what was put into it, in order.
