@@ -399,7 +399,7 @@ func (j *ref) decision() recovery.Action {
 	switch {
 	case j.alive:
 		return ""
-	case j.state == statemachine.Failed && j.toUndo && j.capability != "kept":
+	case j.state == statemachine.Failed && j.toUndo:
 		return recovery.ActionRollBack
 	case j.state != statemachine.Started || j.held:
 		return ""
