@@ -58,7 +58,7 @@ func (s *shop) gate(ctx context.Context, id string) error {
 	}
 }
 
-// act does something to the world, when it may. What looks does not do it twice.
+// act does something to the world, when it may. The steps of what can be asked about look whether they were done.
 func (s *shop) act(ctx context.Context, what, step string) error {
 	job, _ := runner.JobOf(ctx)
 	if err := s.gate(ctx, job.ID); err != nil {
@@ -67,7 +67,7 @@ func (s *shop) act(ctx context.Context, what, step string) error {
 	if s.machine.shop != s {
 		return errors.New("the process is dead")
 	}
-	if what == acted && job.Capability == "reconcilable" && s.machine.did(acted, job.ID, step) {
+	if what == acted && step != "" && job.Capability == "reconcilable" && s.machine.did(acted, job.ID, step) {
 		return nil
 	}
 	s.machine.mu.Lock()
@@ -101,7 +101,9 @@ func (s *shop) Execute(ctx context.Context, args task) (int, error) {
 
 func stepName(i int) string { return string(rune('a' + i)) }
 
-func (s *shop) Undo(ctx context.Context, _ task, done runner.Done) error { return s.act(ctx, undid, done.Step) }
+func (s *shop) Undo(ctx context.Context, _ task, done runner.Done) error {
+	return s.act(ctx, undid, done.Step)
+}
 
 func (s *shop) Reconcile(ctx context.Context, args task) (runner.Found[int], error) {
 	job, _ := runner.JobOf(ctx)
@@ -216,7 +218,7 @@ func (m *machine) pick(t *rapid.T, which func(*ref) bool) *ref {
 func anyJob(*ref) bool { return true }
 
 func (m *machine) submit(t *rapid.T) {
-	if len(m.jobs) == 24 {
+	if len(m.jobs) == 8 {
 		return
 	}
 	j := &ref{id: fmt.Sprintf("job-%02d", len(m.jobs)), state: statemachine.Started, attempts: 1, doing: atWork, alive: true}
@@ -341,10 +343,15 @@ func (m *machine) hold(t *rapid.T) {
 	j.held, j.released, j.alive = true, false, true
 }
 
-// safe tells whether a job may have another attempt: whether what it did is recorded, or may be done twice, or is not done twice
-// since it looks.
+// safe tells whether a job may have another attempt: whether what it did is recorded, or may be done twice.
 func (m *machine) safe(j *ref) bool {
-	return effects[j.capability] != recovery.Irreversible || !m.did(acted, j.id, "") && !m.did(acted, j.id, stepName(j.steps))
+	switch effects[j.capability] {
+	case recovery.Irreversible:
+		return !m.did(acted, j.id, "") && !m.did(acted, j.id, stepName(j.steps))
+	case recovery.Reconcilable:
+		return !m.did(acted, j.id, "")
+	}
+	return true
 }
 
 func (m *machine) release(t *rapid.T) {
@@ -447,7 +454,10 @@ func (m *machine) makePlan(t *rapid.T) {
 func (m *machine) sensible(j *ref) []recovery.Action {
 	all := []recovery.Action{recovery.ActionFail, recovery.ActionRollBack, recovery.ActionHold}
 	if m.safe(j) {
-		all = append(all, recovery.ActionResume, recovery.ActionReconcile)
+		all = append(all, recovery.ActionResume)
+	}
+	if m.safe(j) || j.capability == "reconcilable" {
+		all = append(all, recovery.ActionReconcile)
 	}
 	return all
 }
@@ -545,10 +555,20 @@ func day(t *rapid.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"": m.check, "submit": m.submit, "work": m.work, "work more": m.work, "work yet more": m.work, "sleep": m.sleep,
 			"cancel": m.cancel, "hold": m.hold, "release": m.release, "roll back": m.rollBack,
-			"plan": m.makePlan, "apply": m.apply, "plan and apply": func(t *rapid.T) { m.makePlan(t); m.apply(t) },
-			"crash": m.crash, "reopen": m.reopen,
+			"plan": m.makePlan, "apply": m.apply, "plan and apply": in(m.makePlan, m.apply),
+			"apply, crash and apply again": in(m.apply, m.check, m.work, m.check, m.crash, m.check, m.apply),
+			"crash":                        m.crash, "reopen": m.reopen,
 		})
 	})
+}
+
+// in is actions in order.
+func in(all ...func(*rapid.T)) func(*rapid.T) {
+	return func(t *rapid.T) {
+		for _, do := range all {
+			do(t)
+		}
+	}
 }
 
 func TestR1_R2_S1_runner_is_the_reference(t *testing.T) { rapid.Check(t, day) }

@@ -57,9 +57,9 @@ func count(lines []mark, what, job, step string) (n int) {
 	return n
 }
 
-// A chore is the args of a job. Undo is given no job, so they say whose they are.
+// A chore is the args of a job.
 type chore struct {
-	Job   string   `json:"job"`
+	Job   string   `json:"-"`               // whose they are
 	Steps []string `json:"steps,omitempty"` // "left/a": in a branch; those of one run of them are beside each other
 	End   string   `json:"end,omitempty"`
 }
@@ -70,7 +70,8 @@ const (
 	badly     = "badly"
 	never     = "invalid"   // Validate fails
 	transient = "transient" // the first attempt fails, before it has done anything
-	flaky     = "flaky"     // the first attempt fails, with an error that the capability tries again after
+	flaky     = "flaky"     // the first attempt fails after its steps, with an error that the capability tries again after
+	flakyLate = "late"      // the first attempt fails so when it has done all
 	waiting   = "waiting"   // the first attempt waits until its context ends
 	deaf      = "deaf"      // the first attempt's first step waits for the world, whatever its context says
 )
@@ -97,10 +98,17 @@ type worker struct {
 	flaw
 	write func(recovery.Command) error // past the runner, as only a saboteur does
 	world <-chan struct{}              // closed when the world answers who waits for it
-	looks bool                         // whether something was done, before it does it
+	looks bool                         // whether a step was done, before it does it
 }
 
-func (w worker) Validate(_ context.Context, c chore) error {
+func (c chore) of(ctx context.Context) chore {
+	job, _ := runner.JobOf(ctx)
+	c.Job = job.ID
+	return c
+}
+
+func (w worker) Validate(ctx context.Context, c chore) error {
+	c = c.of(ctx)
 	if c.End == never {
 		return errBad
 	}
@@ -111,6 +119,7 @@ func (w worker) Validate(_ context.Context, c chore) error {
 }
 
 func (w worker) Execute(ctx context.Context, c chore) (int, error) {
+	c = c.of(ctx)
 	job, _ := runner.JobOf(ctx)
 	if w.flaw != actsFirst && (w.flaw != asksFirst || job.Attempts == 1) {
 		if err := w.Do(mark{began, c.Job, "", job.Attempts}); err != nil {
@@ -141,8 +150,11 @@ func (w worker) Execute(ctx context.Context, c chore) (int, error) {
 	if err := w.act(c, "", job.Attempts); err != nil {
 		return 0, err
 	}
-	if c.End == badly {
+	switch {
+	case c.End == badly:
 		return 0, errBad
+	case c.End == flakyLate && job.Attempts == 1:
+		return 0, errFlaky
 	}
 	return job.Attempts, nil
 }
@@ -243,13 +255,14 @@ func (w worker) recorded(ctx context.Context, c chore, p part, act func(context.
 
 // act does something to the world.
 func (w worker) act(c chore, step string, attempt int) error {
-	if w.looks && count(w.Lines(), acted, c.Job, step) > 0 {
+	if w.looks && step != "" && count(w.Lines(), acted, c.Job, step) > 0 {
 		return nil
 	}
 	return w.Do(mark{acted, c.Job, step, attempt})
 }
 
-func (w worker) Undo(_ context.Context, c chore, done runner.Done) error {
+func (w worker) Undo(ctx context.Context, c chore, done runner.Done) error {
+	c = c.of(ctx)
 	var full string
 	if done.Step != "" && (done.Decode(&full) != nil || full != done.Step) {
 		return fmt.Errorf("step %q of job %q is to be undone with the output %s", done.Step, c.Job, done.Output)
@@ -270,7 +283,8 @@ func (w worker) Undo(_ context.Context, c chore, done runner.Done) error {
 }
 
 // Reconcile looks at what is beside the steps: those are looked for when they are done.
-func (w worker) Reconcile(_ context.Context, c chore) (runner.Found[int], error) {
+func (w worker) Reconcile(ctx context.Context, c chore) (runner.Found[int], error) {
+	c = c.of(ctx)
 	for _, l := range slices.Backward(w.Lines()) {
 		if l.Job == c.Job && l.What == acted && l.Step == "" {
 			return runner.Happened(l.Attempt), nil
@@ -568,7 +582,6 @@ func submits(capability string, all ...chore) func(context.Context, life, func()
 }
 
 func submit(ctx context.Context, p life, capability, id string, c chore) error {
-	c.Job = id
 	_, err := p.Runner.Submit(ctx, capability, c, runner.ID(id))
 	return err
 }
@@ -587,7 +600,7 @@ var plays = []play{
 	{name: "steps, irreversible", does: submits("irreversible", chore{Steps: []string{"a", "b"}})},
 	{name: "retries", does: submits("idempotent", chore{Steps: []string{"a"}, End: flaky}, chore{End: transient})},
 	{name: "retries, irreversible", does: submits("irreversible", chore{Steps: []string{"a"}, End: transient})},
-	{name: "retries, reconcilable", does: submits("reconcilable", chore{Steps: []string{"a"}, End: flaky})},
+	{name: "retries, reconcilable", does: submits("reconcilable", chore{Steps: []string{"a"}, End: flaky}, chore{End: flakyLate})},
 	{name: "fails, irreversible", does: submits("irreversible", chore{Steps: []string{"a", "b", "c"}, End: badly})},
 	{name: "fails, idempotent", does: submits("idempotent", chore{Steps: []string{"left/a", "right/a"}, End: badly})},
 	{name: "fails and is kept", does: submits("kept", chore{Steps: []string{"a"}, End: badly})},
@@ -614,7 +627,7 @@ func leftBehind() *crashfs.FS {
 		capability := map[string]string{"hold": "irreversible", "fail": "kept"}[id] // what is to fail is not to be undone
 		capability = cmp.Or(capability, "reconcilable")
 		if err == nil {
-			_, err = e.Do(ctx, recovery.Submit(recovery.Submission{JobID: id, Capability: capability, Args: chore{Job: id, Steps: []string{"a"}}}),
+			_, err = e.Do(ctx, recovery.Submit(recovery.Submission{JobID: id, Capability: capability, Args: chore{Steps: []string{"a"}}}),
 				recovery.Validate(id), recovery.Start(id))
 		}
 	}

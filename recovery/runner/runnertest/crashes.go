@@ -144,17 +144,23 @@ func (c Crashes[L]) recovered(ctx context.Context, life Life[L]) error {
 	return nil
 }
 
-// recover applies a plan, lets all come to rest, and applies it again: nothing is done twice, and nothing is left to be done.
+// recover applies the plans of those who died while they did, and then its own, twice: nothing is done twice, and nothing is left to
+// be done.
 func (c Crashes[L]) recover(ctx context.Context, life Life[L]) error {
 	plan, err := life.Runner.Plan(ctx, c.Policies...)
 	if err != nil {
 		return err
 	}
-	if err := apply(ctx, life, plan); err != nil {
+	for _, old := range life.Ledger.applies(plan) {
+		if err := cmp.Or(apply(ctx, life, old), settle(ctx, life)); err != nil {
+			return err
+		}
+	}
+	if err := cmp.Or(apply(ctx, life, plan), rest(ctx, life)); err != nil {
 		return err
 	}
 	last := life.Engine.Stats().LastSeq
-	if err := apply(ctx, life, plan); err != nil {
+	if err := cmp.Or(apply(ctx, life, plan), rest(ctx, life)); err != nil {
 		return err
 	}
 	if now := life.Engine.Stats().LastSeq; now != last {
@@ -172,7 +178,17 @@ func apply[L any](ctx context.Context, life Life[L], plan recovery.Plan) error {
 	if err := cmp.Or(err, applied.Err()); err != nil {
 		return fmt.Errorf("runnertest: %w\n%s", err, plan)
 	}
-	return rest(ctx, life)
+	return nil
+}
+
+// settle waits for all that the runner has.
+func settle[L any](ctx context.Context, life Life[L]) error {
+	for job := range life.Engine.Jobs(projection.Query{}) {
+		if _, err := life.Runner.Wait(ctx, job.ID); err != nil && !errors.Is(err, runner.ErrNotRunning) {
+			return err
+		}
+	}
+	return nil
 }
 
 // rest waits until every job has ended, or is held, which it is with a reason.

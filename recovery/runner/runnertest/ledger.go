@@ -23,6 +23,7 @@ type Ledger[L any] struct {
 	lines []L
 	disk  wal.FS                      // of the process that lives; nil: none
 	shown map[string]statemachine.Job // what an engine showed before it ended, which the next one must show, too
+	plans []recovery.Plan             // those that were applied, perhaps in part
 }
 
 // Do is something that the program does to the world, and that nothing takes back: a line. The process may die right before it,
@@ -62,7 +63,7 @@ func (l *Ledger[L]) Lines() []L {
 func (l *Ledger[L]) Clone() *Ledger[L] {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return &Ledger[L]{lines: slices.Clone(l.lines), shown: l.shown}
+	return &Ledger[L]{lines: slices.Clone(l.lines), shown: l.shown, plans: slices.Clone(l.plans)}
 }
 
 func isDead(disk wal.FS) bool {
@@ -86,6 +87,15 @@ func (l *Ledger[L]) show(e *recovery.Engine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.shown = jobs // never changed
+}
+
+// applies remembers a plan, and returns those that were applied before it.
+func (l *Ledger[L]) applies(plan recovery.Plan) (before []recovery.Plan) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before = slices.Clone(l.plans)
+	l.plans = append(l.plans, plan)
+	return before
 }
 
 // lost says what was shown and is not there; nil: nothing.
