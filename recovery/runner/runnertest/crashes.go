@@ -152,7 +152,7 @@ func (c Crashes[L]) recover(ctx context.Context, life Life[L]) error {
 		return err
 	}
 	for _, old := range life.Ledger.applies(plan) {
-		if err := cmp.Or(apply(ctx, life, old), settle(ctx, life)); err != nil {
+		if err := apply(ctx, life, old); err != nil {
 			return err
 		}
 	}
@@ -173,10 +173,15 @@ func (c Crashes[L]) recover(ctx context.Context, life Life[L]) error {
 	return err
 }
 
+// apply applies one decision after the other, and lets what it began come to rest: so all is done in the same order each time.
 func apply[L any](ctx context.Context, life Life[L], plan recovery.Plan) error {
-	applied, err := life.Runner.Apply(ctx, plan)
-	if err := cmp.Or(err, applied.Err()); err != nil {
-		return fmt.Errorf("runnertest: %w\n%s", err, plan)
+	for _, d := range plan.Decisions {
+		one := plan
+		one.Decisions = []recovery.Decision{d}
+		applied, err := life.Runner.Apply(ctx, one)
+		if err := cmp.Or(err, applied.Err(), settle(ctx, life)); err != nil {
+			return fmt.Errorf("runnertest: %w\n%s", err, plan)
+		}
 	}
 	return nil
 }
