@@ -320,7 +320,6 @@ type tale struct {
 	by       map[string]int // in which attempt
 	undone   []string
 	released int
-	output   int // the attempt that completed it
 }
 
 func read(ctx context.Context, e *recovery.Engine, job statemachine.Job) (tale, error) {
