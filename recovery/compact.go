@@ -184,12 +184,12 @@ func (e *Engine) forgetSome(ctx context.Context, ids []string, now time.Time, f 
 	if err := e.refused(); err != nil {
 		return 0, err
 	}
-	jobs, err := e.locks.lock(ctx, ids)
+	ids, err := e.locks.lock(ctx, ids)
 	if err != nil {
 		return 0, err
 	}
-	defer jobs.unlock()
-	for _, id := range jobs.ids { // a command may have come first
+	defer e.locks.unlock(ids)
+	for _, id := range ids { // a command may have come first
 		if job, ok := e.jobs.Get(id); ok && (goes{f.Before}).job(job) {
 			f.Jobs = append(f.Jobs, id)
 		}

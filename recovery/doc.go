@@ -77,7 +77,11 @@
 //
 // A started job that waits for a person is held ([Engine.Hold]): it is not interrupted any more, takes nothing but its
 // release and its ends, and is listed in the [Report]. What is decided is an event ([Engine.Release]). [Engine.Explain] tells
-// one job's story, with what it waits for, [Engine.Steps] returns what its recorded steps left; [Engine.Export] writes it to a file, of which crashtest.Fixture makes a test.
+// one job's story, with what it waits for, [Engine.Steps] returns what its recorded steps left; [Engine.Export] writes it to a
+// file, of which crashtest.Fixture makes a test.
+//
+// Package recovery/runner does all of this with capabilities that are registered with it: it makes the plan, applies it, and
+// does the jobs, with steps, retries and rollback.
 //
 // # Concurrency
 //

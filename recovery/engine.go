@@ -32,7 +32,7 @@ type Engine struct {
 	keeping chan struct{}  // holds a value while a checkpoint is written or the log is compacted; it guards:
 	kept    uint64         // seq of the newest checkpoint
 	lacking []string       // projections that are not in it
-	stale   bool           // there are some that were built from the log since
+	stale   bool           // there are some that were built from the log since, or that failed to be saved
 
 	no refusedCommands // the newest ones
 
@@ -73,11 +73,9 @@ func (e *Engine) RollBack(ctx context.Context, id string, reason string) (statem
 }
 
 func (e *Engine) one(ctx context.Context, c Command) (statemachine.Job, error) {
-	jobs, err := e.Do(ctx, c)
-	if err != nil {
-		return statemachine.Job{}, err
-	}
-	return jobs[0], nil
+	var job [1]statemachine.Job
+	err := e.carryOut(ctx, []Command{c}, job[:])
+	return job[0], err
 }
 
 // Do carries out commands in order, in one durable append, all or none: one job through several steps, or many jobs at
@@ -93,55 +91,69 @@ func (e *Engine) one(ctx context.Context, c Command) (statemachine.Job, error) {
 // Commands on one job wait for each other, those on different jobs share a sync. ctx ends the wait for the job, or for a
 // place in the log's queue; once queued, the call waits for the outcome.
 func (e *Engine) Do(ctx context.Context, commands ...Command) ([]statemachine.Job, error) {
-	jobs, err := e.do(ctx, commands)
-	if err != nil {
-		e.no.note(commands, e.opts.WAL.Now(), err)
+	jobs := make([]statemachine.Job, len(commands))
+	if err := e.carryOut(ctx, commands, jobs); err != nil {
+		return nil, err
 	}
-	return jobs, err
+	return jobs, nil
 }
 
-func (e *Engine) do(ctx context.Context, commands []Command) ([]statemachine.Job, error) {
+// carryOut is Do into a slice that is there.
+func (e *Engine) carryOut(ctx context.Context, commands []Command, jobs []statemachine.Job) error {
+	err := e.do(ctx, commands)
+	if err != nil {
+		e.no.note(commands, e.opts.WAL.Now(), err)
+		return err
+	}
+	for i := range commands {
+		jobs[i], _ = e.jobs.Get(commands[i].id)
+	}
+	return nil
+}
+
+func (e *Engine) do(ctx context.Context, commands []Command) error {
 	if ctx == nil {
-		return nil, &wal.InvalidError{Field: "context", Reason: "nil"}
+		return &wal.InvalidError{Field: "context", Reason: "nil"}
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return err
 	}
 	events, err := encode(commands)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !e.gate.TryRLock() { // Close has it or waits for it: nobody waits behind Close, which waits for a sync
-		return nil, wal.ErrClosed
+		return wal.ErrClosed
 	}
 	defer e.gate.RUnlock()
 	if err := e.refused(); err != nil {
-		return nil, err
+		return err
 	}
-	jobs, err := e.locks.lock(ctx, ids(commands))
+	var one [1]string // on the stack
+	ids, err := e.locks.lock(ctx, appendIDs(one[:0], commands))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer jobs.unlock()
+	defer e.locks.unlock(ids)
 	// Again: whoever had a job until now may have gone because nothing is applied any more, and left it as it was before
 	// his event.
 	if err := e.refused(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := e.expected(commands); err != nil {
-		return nil, err
+		return err
 	}
 	if err := e.fire(ctx, events); err != nil {
-		return nil, err
+		return err
 	}
 	first, err := e.log.Append(ctx, events...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := e.applier.wait(first + uint64(len(events)) - 1); err != nil {
-		return nil, &unappliedError{err}
+		return &unappliedError{err}
 	}
-	return e.results(commands), nil
+	return nil
 }
 
 // unappliedError: the events are durable, and the applier is gone before it came to them. What ended it may well be one
@@ -185,10 +197,9 @@ func which(err error, i, n int) error {
 	return fmt.Errorf("recovery: command %d of %d: %w", i+1, n, err)
 }
 
-func ids(commands []Command) []string {
-	ids := make([]string, len(commands))
-	for i, c := range commands {
-		ids[i] = c.id
+func appendIDs(ids []string, commands []Command) []string {
+	for i := range commands {
+		ids = append(ids, commands[i].id)
 	}
 	return ids
 }
@@ -257,14 +268,6 @@ func (t *turn) fire(ctx context.Context, event *wal.Event) error {
 }
 
 func accept(context.Context) error { return nil }
-
-func (e *Engine) results(commands []Command) []statemachine.Job {
-	jobs := make([]statemachine.Job, len(commands))
-	for i, c := range commands {
-		jobs[i], _ = e.jobs.Get(c.id)
-	}
-	return jobs
-}
 
 // Job returns the job as it stands. It never waits for a sync.
 func (e *Engine) Job(id string) (statemachine.Job, bool) { return e.jobs.Get(id) }

@@ -35,6 +35,8 @@ func TestWhatAProgramDragsAlong(t *testing.T) {
 			}
 		}
 		visit(us+"/recovery", "this test")
+		require.NotContains(t, seen, us+"/recovery/runner")
+		visit(us+"/recovery/runner", "this test")
 		var ours []string
 		for p := range seen {
 			base := path.Base(p)
@@ -47,6 +49,6 @@ func TestWhatAProgramDragsAlong(t *testing.T) {
 			}
 		}
 		slices.Sort(ours)
-		require.Equal(t, []string{"projection", "recovery", "statemachine", "wal"}, ours)
+		require.Equal(t, []string{"projection", "recovery", "recovery/runner", "statemachine", "wal"}, ours)
 	}
 }

@@ -108,6 +108,29 @@ func TestR5_checkpoints_and_retention_by_themselves(t *testing.T) {
 	})
 }
 
+// What checkpoints cost an event does not grow with the jobs: of many jobs, they lie further apart. What is said is kept to.
+func TestR5_checkpoints_of_many_jobs_are_rarer(t *testing.T) {
+	const jobs = DefaultCheckpointEvery + 1000
+	e, err := Open(t.Context(), "jobs", Options{WAL: wal.Options{FS: crashfs.New(), Sync: wal.SyncNever}})
+	require.NoError(t, err)
+	require.EqualValues(t, DefaultCheckpointEvery, e.interval())
+	for range jobs / 1000 {
+		some := make([]Command, 1000)
+		for i := range some {
+			some[i] = Submit(Submission{})
+		}
+		_, err := e.Do(t.Context(), some...)
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, jobs, e.interval())
+	require.NoError(t, e.Close())
+
+	e, err = Open(t.Context(), "jobs", Options{WAL: wal.Options{FS: crashfs.New()}, CheckpointEvery: 7})
+	require.NoError(t, err)
+	require.EqualValues(t, 7, e.interval())
+	require.NoError(t, e.Close())
+}
+
 // A projection that can't be saved keeps the log from being compacted, and is reported; checkpoints go on, each when it
 // is due and no sooner.
 func TestR5_retention_without_a_snapshot_still_checkpoints(t *testing.T) {
@@ -203,10 +226,19 @@ func TestR5_what_cannot_be_saved_is_not_compacted_away(t *testing.T) {
 	e = inMemory(t, disk, Options{WAL: wal.Options{SegmentBytes: 1 << 10}, Projections: []projection.Projection{bad}})
 	_, err = e.Submit(ctx, Submission{})
 	require.NoError(t, err)
-	require.ErrorIs(t, e.Checkpoint(ctx), errBroken)
-	require.Equal(t, []uint64{last}, checkpoints(t, e), "half a checkpoint is none")
+	for range 2 {
+		err = e.Checkpoint(ctx)
+		require.ErrorIs(t, err, errBroken)
+		require.ErrorContains(t, err, `checkpoint without projection "counter"`)
+		require.Equal(t, []uint64{last + 1, last}, checkpoints(t, e), "of all else")
+	}
 	bad.saveErr = nil
-	require.NoError(t, e.Checkpoint(ctx))
+	require.NoError(t, e.Checkpoint(ctx), "once more, though no event has come")
+	require.NoError(t, e.Close())
+	again := newCounter()
+	e = inMemory(t, disk, Options{WAL: wal.Options{SegmentBytes: 1 << 10}, Projections: []projection.Projection{again}})
+	require.Zero(t, e.Report().Replayed)
+	require.Equal(t, bad.counts, again.counts)
 	require.NoError(t, e.Close())
 
 	e = inMemory(t, disk, Options{WAL: wal.Options{SegmentBytes: 1 << 10}, Projections: []projection.Projection{&recorder{}},

@@ -37,31 +37,25 @@ func (l *jobLocks) shard(id string) *lockShard {
 	return &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
 }
 
-// lock locks the jobs of a group, each once and in one order for all, so that two groups can't wait for each other. The
-// error is ctx's, and nothing is locked then.
-func (l *jobLocks) lock(ctx context.Context, ids []string) (locked, error) {
+// lock locks the jobs of a group, each once and in one order for all, so that two groups can't wait for each other, and
+// returns what unlock wants: ids, which it takes over. The error is ctx's, and nothing is locked then.
+func (l *jobLocks) lock(ctx context.Context, ids []string) ([]string, error) {
 	if len(ids) > 1 {
 		slices.Sort(ids)
 		ids = slices.Compact(ids)
 	}
 	for i, id := range ids {
 		if err := l.shard(id).lock(ctx, id); err != nil {
-			locked{l, ids[:i]}.unlock()
-			return locked{}, err
+			l.unlock(ids[:i])
+			return nil, err
 		}
 	}
-	return locked{l, ids}, nil
+	return ids, nil
 }
 
-// locked is the jobs that somebody holds.
-type locked struct {
-	locks *jobLocks
-	ids   []string
-}
-
-func (l locked) unlock() {
-	for _, id := range l.ids {
-		l.locks.shard(id).unlock(id)
+func (l *jobLocks) unlock(ids []string) {
+	for _, id := range ids {
+		l.shard(id).unlock(id)
 	}
 }
 

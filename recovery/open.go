@@ -29,8 +29,9 @@ type Options struct {
 	// with an [IncompleteError]. Default: none.
 	AllowIncomplete []string
 	// CheckpointEvery: so many events behind the last checkpoint the next one is written, in the background. The next
-	// Open replays what lies behind the newest checkpoint, and no more. Default 100,000; negative: only
-	// [Engine.Checkpoint] writes one. A read-only log and one that is no directory have none.
+	// Open replays what lies behind the newest checkpoint, and no more. Default 100,000, or as many as there are jobs where
+	// that is more: so what checkpoints cost an event does not grow with the jobs, nor does what Open replays outgrow what
+	// it loads. Negative: only [Engine.Checkpoint] writes one. A read-only log and one that is no directory have none.
 	CheckpointEvery int
 	// Retain: with each checkpoint, finished jobs that ended longer ago are forgotten and their events removed, as
 	// [Engine.Compact] does. Default 0: nothing is forgotten by itself.
@@ -187,7 +188,6 @@ func (o *Options) setDefaults() {
 	if o.WAL.Now == nil {
 		o.WAL.Now = time.Now
 	}
-	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, DefaultCheckpointEvery)
 	o.HoldBytes = cmp.Or(o.HoldBytes, DefaultHoldBytes)
 }
 

@@ -41,11 +41,11 @@ func TestREADMEShowsTheLifecycle(t *testing.T) {
 	require.Equal(t, strings.TrimSpace(diagram), strings.TrimSpace(readmeBlock(t, "mermaid")))
 }
 
-// The programs that it shows are there to be run: the quickstart, and the test that proves it.
-func TestREADMEShowsQuickstart(t *testing.T) {
+// The programs that it shows are there to be run: the quickstart, what the runner makes of it, and the test that proves it.
+func TestREADMEShowsPrograms(t *testing.T) {
 	var programs []string
-	for _, file := range []string{"main.go", "crash_test.go"} {
-		program, err := os.ReadFile("../examples/quickstart/" + file)
+	for _, file := range []string{"quickstart/main.go", "runner/main.go", "quickstart/crash_test.go"} {
+		program, err := os.ReadFile("../examples/" + file)
 		require.NoError(t, err)
 		programs = append(programs, string(program))
 	}

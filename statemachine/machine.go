@@ -3,6 +3,7 @@ package statemachine
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/looplab/fsm"
@@ -19,47 +20,17 @@ import (
 type Machine struct {
 	fsm        *fsm.FSM
 	id, parked string                 // changed by Reset alone
+	firing     sync.Mutex             // held by the one event at a time: from the look at the state to the move
 	held       atomic.Pointer[string] // why the job is held; nil when it is not
 }
 
 // NewMachine returns a Machine for j as it stands; for a new job, Job{ID: id}.
 func NewMachine(j Job) *Machine {
-	// looplab drops a callback with a name that it does not know in silence; this one is known to it for every event.
-	// Of its callbacks, only those before the event may still refuse it and leave nothing behind if they panic: once
-	// looplab leaves a state, a panic leaves it in transition for ever.
-	m := new(Machine)
-	m.fsm = fsm.NewFSM(string(j.State), lifecycle, fsm.Callbacks{"before_event": m.appendFirst})
+	// Without callbacks: the append comes between looplab's word that the event may follow, and its move. In a callback, a
+	// panic once looplab leaves a state would leave it in transition for ever.
+	m := &Machine{fsm: fsm.NewFSM(string(j.State), lifecycle, nil)}
 	m.Reset(j)
 	return m
-}
-
-// appendFirst is called with one event at a time, which the job's state allows.
-func (m *Machine) appendFirst(_ context.Context, e *fsm.Event) {
-	fire := e.Args[0].(*firing)
-	if held := m.held.Load(); !permits(held != nil, fire.event) {
-		err := &HeldError{JobID: m.id, Event: fire.event}
-		if held != nil {
-			err.Reason = *held
-		}
-		e.Cancel(err)
-		return
-	}
-	if err := fire.append(); err != nil {
-		e.Cancel(err)
-		return
-	}
-	switch fire.event {
-	case wal.JobHeld:
-		m.held.Store(&heldBefore)
-	case wal.JobReleased, wal.JobCompleted, wal.JobFailed:
-		m.held.Store(nil)
-	}
-}
-
-// A firing is one attempt at an event.
-type firing struct {
-	event  wal.EventType
-	append func() error
 }
 
 // heldBefore is the reason of a job that this machine itself has held: the event that says it is not the machine's.
@@ -69,7 +40,8 @@ var heldBefore = "by an event before this one"
 func (m *Machine) Reset(j Job) {
 	m.id, m.parked = j.ID, j.Parked
 	m.held.Store(nil)
-	if held := j.Held; held != "" {
+	if j.Held != "" {
+		held := j.Held
 		m.held.Store(&held)
 	}
 	m.fsm.SetState(string(j.State))
@@ -80,6 +52,8 @@ func (m *Machine) State() State { return State(m.fsm.Current()) }
 
 // Can tells whether the job may take the event t now. It waits for an append in flight.
 func (m *Machine) Can(t wal.EventType) bool {
+	m.firing.Lock()
+	defer m.firing.Unlock()
 	return m.parked == "" && m.fsm.Can(string(t)) && permits(m.held.Load() != nil, t)
 }
 
@@ -101,25 +75,45 @@ func (m *Machine) Fire(ctx context.Context, t wal.EventType, appendFn func(conte
 	case m.parked != "":
 		return &ParkedError{JobID: m.id, Reason: m.parked}
 	}
-	// A context that is cancelled while looplab has it leaves its FSM refusing every later event. So it gets one that
-	// can't be, and appendFn alone the caller's.
-	err := m.fsm.Event(context.WithoutCancel(ctx), string(t), &firing{t, func() error { return appendFn(ctx) }})
-	return m.translate(t, err)
+	m.firing.Lock()
+	defer m.firing.Unlock() // also when appendFn panics
+	if err := m.refuses(t); err != nil {
+		return err
+	}
+	if err := appendFn(ctx); err != nil {
+		return err
+	}
+	return m.move(t)
 }
 
-// translate looks at the outermost error only: what lies within is appendFn's own, of whatever type.
-func (m *Machine) translate(t wal.EventType, err error) error {
-	switch err := err.(type) {
-	case nil:
-		return nil
-	case fsm.NoTransitionError: // an event that leads back to its own state: it happened
-		return err.Err
-	case fsm.CanceledError:
-		return err.Err
-	case fsm.InvalidEventError:
-		return rules.refuse(m.id, State(err.State), m.held.Load() != nil, t)
-	case fsm.UnknownEventError:
-		return rules.refuse(m.id, m.State(), m.held.Load() != nil, t)
+// refuses is why the job can't take the event; nil when it can. firing must be held.
+func (m *Machine) refuses(t wal.EventType) error {
+	held := m.held.Load()
+	if !m.fsm.Can(string(t)) {
+		return rules.refuse(m.id, m.State(), held != nil, t)
 	}
-	return fmt.Errorf("statemachine: job %q: %w", m.id, err)
+	if permits(held != nil, t) {
+		return nil
+	}
+	err := &HeldError{JobID: m.id, Event: t}
+	if held != nil {
+		err.Reason = *held
+	}
+	return err
+}
+
+// move takes the job to where the event leads. firing must be held, and the event be one that may follow.
+func (m *Machine) move(t wal.EventType) error {
+	// Not the caller's context: one that is cancelled while looplab has it leaves its FSM refusing every later event.
+	err := m.fsm.Event(context.Background(), string(t))
+	if _, stays := err.(fsm.NoTransitionError); err != nil && !stays {
+		return fmt.Errorf("statemachine: job %q: %w", m.id, err)
+	}
+	switch t {
+	case wal.JobHeld:
+		m.held.Store(&heldBefore)
+	case wal.JobReleased, wal.JobCompleted, wal.JobFailed:
+		m.held.Store(nil)
+	}
+	return nil
 }

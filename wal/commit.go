@@ -245,7 +245,6 @@ func (l *Log) lead(own *request) {
 	refused := l.refusedLocked()
 	l.mu.Unlock()
 
-	l.crowd = len(batch)
 	over := false
 	defer func() {
 		if !over {
@@ -265,16 +264,12 @@ func (l *Log) lead(own *request) {
 }
 
 // gather lets callers that were just woken come back with their next event before the batch is taken: without this a
-// closed loop of n callers gets stuck at half of them a sync. It waits only as long as more come, and not at all when as
-// many as last time are there already: then the others are busy elsewhere, as callers of an engine are, and come while
-// this batch is synced.
+// closed loop of n callers gets stuck at half of them a sync. It waits only as long as more come, and not at all when all
+// are there who were about when the last batch was done.
 func (l *Log) gather() {
-	const patience = 3 // yields in which nobody came
+	const patience = 10 // yields in which nobody came: some microseconds where nothing else runs, and nothing beside a sync
 	queued := l.waiting()
-	if l.crowd <= 1 || queued >= l.crowd {
-		return
-	}
-	for idle := 0; idle < patience; idle++ {
+	for idle := 0; queued < l.crowd && idle < patience; idle++ {
 		runtime.Gosched()
 		if n := l.waiting(); n > queued {
 			queued, idle = n, 0
@@ -302,7 +297,7 @@ func (l *Log) takeLocked() []*request {
 			n++
 		}
 	}
-	batch := append([]*request(nil), l.queue[:n]...)
+	l.batch = append(l.batch[:0], l.queue[:n]...)
 	rest := copy(l.queue, l.queue[n:])
 	clear(l.queue[rest:])
 	l.queue = l.queue[:rest]
@@ -311,7 +306,7 @@ func (l *Log) takeLocked() []*request {
 		close(l.room)
 		l.room = nil
 	}
-	return batch
+	return l.batch
 }
 
 // batchLimitLocked: a batch fits into one segment.
@@ -325,13 +320,15 @@ func (l *Log) batchLimitLocked(first int64) int64 {
 
 // handOver wakes the batch and makes the head of the queue the next committer.
 func (l *Log) handOver(batch []*request, own *request) {
-	for _, r := range batch {
+	for i, r := range batch {
+		batch[i] = nil // it is the next committer's, and must not hold on to what it once held
 		if r != own {
 			r.open(false)
 		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.crowd = len(batch) + len(l.queue)
 	if len(l.queue) > 0 {
 		l.queue[0].open(true)
 		return
@@ -684,16 +681,13 @@ func (w *window) add(events []Event, size int64) {
 	}
 }
 
-// from returns events in order from seq on, as many as lie together; none if seq is not there.
-func (w *window) from(seq uint64) []Event {
+// from puts the groups that hold the events from seq on, in order, into room, as many as it takes; none if seq is not
+// there.
+func (w *window) from(seq uint64, room []recentGroup) []recentGroup {
 	there := w.groups[w.gone:]
 	i := sort.Search(len(there), func(i int) bool { return there[i].events[0].Seq > seq })
 	if i == 0 {
 		return nil
 	}
-	group := there[i-1].events
-	if i := seq - group[0].Seq; i < uint64(len(group)) {
-		return group[i:]
-	}
-	return nil
+	return append(room[:0], there[i-1:min(len(there), i-1+cap(room))]...)
 }

@@ -25,8 +25,9 @@ type Log struct {
 	witnessed  uint64 // the highest durable seq that a line speaks of
 	prefill    bool   // newlines are written ahead of the lines
 	filled     int64  // the active segment's end on disk: size, and newlines behind it
-	crowd      int    // how many requests the last batch had
+	crowd      int    // how many requests the last batch had, and how many waited when it was done
 	buf        []byte
+	batch      []*request // what takeLocked has taken
 
 	mu        sync.Mutex // guards the fields below; never held during I/O, nor while yielding
 	id        string     // with ReadOnly it may change from "", and epoch grow

@@ -444,8 +444,9 @@ func (l *Log) follow(ctx context.Context, from uint64, yield func(Event, error) 
 		more = yield(e, nil)
 		return more
 	}
+	room := make([]recentGroup, 0, 64)
 	for more {
-		group, last, wait, err := l.newer(from)
+		groups, last, wait, err := l.newer(from, room)
 		switch {
 		case err != nil:
 			deliver(Event{}, err)
@@ -453,18 +454,23 @@ func (l *Log) follow(ctx context.Context, from uint64, yield func(Event, error) 
 			if err := l.wait(ctx, wait); err != nil {
 				deliver(Event{}, err)
 			}
-		case group == nil:
+		case len(groups) == 0:
 			l.read(from, last, deliver)
 		}
-		for i := 0; more && i < len(group); i++ {
-			deliver(group[i].clone(), nil)
+		for _, group := range groups {
+			for i := range group.events {
+				if e := &group.events[i]; more && e.Seq >= from {
+					deliver(e.clone(), nil)
+				}
+			}
 		}
+		clear(groups) // the events are not held while there is nothing new
 	}
 }
 
-// newer returns what there is to deliver from seq from on: events from memory, or last for a read up to there, or else
-// a channel to wait on.
-func (l *Log) newer(from uint64) (group []Event, last uint64, wait <-chan struct{}, err error) {
+// newer returns what there is to deliver from seq from on: groups from memory, put into room, or last for a read up to
+// there, or else a channel to wait on.
+func (l *Log) newer(from uint64, room []recentGroup) (groups []recentGroup, last uint64, wait <-chan struct{}, err error) {
 	if last, err = l.refresh(); err != nil {
 		return nil, 0, nil, err
 	}
@@ -479,7 +485,7 @@ func (l *Log) newer(from uint64) (group []Event, last uint64, wait <-chan struct
 		return nil, 0, nil, &DroppedError{Seq: from, First: l.firstLocked()}
 	}
 	if last = l.last; from <= last {
-		return l.recent.from(from), last, nil, nil
+		return l.recent.from(from, room), last, nil, nil
 	}
 	if l.changed == nil {
 		l.changed = make(chan struct{})

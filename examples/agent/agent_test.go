@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jobwal/jobwal/recovery"
+	"github.com/jobwal/jobwal/recovery/runner"
 	"github.com/jobwal/jobwal/statemachine"
 	"github.com/jobwal/jobwal/wal"
 )
@@ -51,7 +53,7 @@ func TestAgentSurvivesItsKills(t *testing.T) {
 			if seed == 0 {
 				require.Contains(t, out.String(), "torn tail cut")
 			}
-			afterwards(t, dir)
+			afterwards(t, dir, out.String())
 
 			// Once more, in the same directory: everything is done already.
 			out.Reset()
@@ -63,7 +65,7 @@ func TestAgentSurvivesItsKills(t *testing.T) {
 }
 
 // afterwards looks at the files themselves.
-func afterwards(t *testing.T, dir string) {
+func afterwards(t *testing.T, dir, said string) {
 	config, err := os.ReadFile(filepath.Join(dir, "files/config.ini"))
 	require.NoError(t, err)
 	require.Equal(t, "level = 2\n", string(config), "the draft was rolled back")
@@ -83,6 +85,12 @@ func afterwards(t *testing.T, dir string) {
 		job, _ := e.Job(id)
 		require.Equal(t, want, job.State, id)
 	}
+	build, _ := e.Job("build")
+	require.Equal(t, 3, build.Steps, "each part is recorded once, however often it was killed")
+	migrate, _ := e.Job("migrate")
+	require.Equal(t, 1, migrate.Attempts, "it began once")
+	held := strings.Contains(said, "somebody looks, and decides that migrate has failed")
+	require.Equal(t, held, migrate.State == statemachine.Failed, "nobody but a person says that it failed")
 	require.NoError(t, e.Close())
 }
 
@@ -110,6 +118,7 @@ func TestPlans(t *testing.T) {
 		`{"steps":[{"id":"A/../b","capability":"shell"}]}`:                            "step 1: id",
 		`{"steps":[{"id":"a","capability":"shell"},{"id":"a","capability":"shell"}]}`: "step 2: id \"a\" is taken",
 		`{"steps":[{"id":"a","capability":"shell","colour":"red"}]}`:                  "colour",
+		`{"steps":[{"id":"a","capability":"shell","roll_back":true}]}`:                "a shell can't be undone",
 		`{"steps":[{"id":"a","capability":"shell"}]} and more`:                        "follows",
 		`{"steps":`: "line 1",
 	} {
@@ -120,57 +129,72 @@ func TestPlans(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-func TestDecide(t *testing.T) {
+// What the plan says of jobs that are left, and what the capabilities say: nothing is done twice that must not be.
+func TestPolicy(t *testing.T) {
+	p, err := loadPlan("")
+	require.NoError(t, err)
 	for _, c := range []struct {
-		state      statemachine.State
-		capability string
-		idempotent bool
-		known      bool
-		want       action
+		job, capability string
+		state           statemachine.State
+		want            recovery.Action
 	}{
-		{statemachine.Submitted, "shell", false, true, carryOn},
-		{statemachine.Validated, "shell", false, true, carryOn},
-		{statemachine.Started, "file_read", false, true, runAgain},
-		{statemachine.Started, "file_write", false, true, undoFirst},
-		{statemachine.Started, "shell", true, true, runAgain},
-		{statemachine.Started, "shell", false, true, giveUp},
-		{statemachine.Started, "file_read", false, false, giveUp},
+		{"migrate", "shell", statemachine.Submitted, recovery.ActionResume},
+		{"migrate", "shell", statemachine.Validated, recovery.ActionResume},
+		{"migrate", "shell", statemachine.Started, recovery.ActionHold},
+		{"read-config", "file_read", statemachine.Started, recovery.ActionResume},
+		{"write-config", "file_write", statemachine.Started, recovery.ActionResume},
+		{"build", "script", statemachine.Started, recovery.ActionResume},
+		{"unheard-of", "file_read", statemachine.Started, recovery.ActionFail},
 	} {
-		d := decide(statemachine.Job{State: c.state, Capability: c.capability}, step{Idempotent: c.idempotent}, c.known)
-		require.Equal(t, c.want, d.action, "%+v", c)
-		require.NotEmpty(t, d.why)
+		_, r := newAgent(t)
+		policy := recovery.First(p.policy(), r.Policy())
+		ev := recovery.Evidence{JobID: c.job, Capability: c.capability, Effect: capabilities(workshop{}).Effects()[c.capability], State: c.state}
+		action, why, _ := policy.Decide(ev)
+		require.Equal(t, c.want, action, "%+v", c)
+		require.NotEmpty(t, why)
 	}
 }
 
-func newWorkshop(t *testing.T) workshop {
-	root, err := os.OpenRoot(t.TempDir())
+// newAgent is a runner of all capabilities, in a directory that goes with the test.
+func newAgent(t *testing.T) (workshop, *runner.Runner) {
+	dir := t.TempDir()
+	w, err := openWorkshop(settings{workdir: dir})
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, root.Close()) })
-	return workshop{root: root, job: "job"}
+	engine, err := recovery.Open(context.Background(), jobsDir(dir), recovery.Options{})
+	require.NoError(t, err)
+	r, err := runner.New(engine, capabilities(w), runner.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, r.Drain(context.Background()))
+		require.NoError(t, engine.Close())
+		require.NoError(t, w.root.Close())
+	})
+	return w, r
 }
 
-func raw(t *testing.T, v any) json.RawMessage {
-	data, err := json.Marshal(v)
+// do has a capability do something, and returns how that ended.
+func do(t *testing.T, r *runner.Runner, capability, args string) statemachine.Job {
+	job, err := r.Submit(t.Context(), capability, json.RawMessage(args))
 	require.NoError(t, err)
-	return data
+	job, err = r.Wait(t.Context(), job.ID)
+	require.NoError(t, err)
+	return job
 }
 
 // A write that is undone, any number of times, and even before it was done, leaves what was there.
 func TestFileWriteIsUndone(t *testing.T) {
-	ctx := context.Background()
 	for _, old := range []string{"", "old"} {
-		w := newWorkshop(t)
+		w, _ := newAgent(t)
 		if old != "" {
 			require.NoError(t, w.root.WriteFile("f", []byte(old), 0o644))
 		}
-		args := raw(t, fileArgs{Path: "f", Content: "new"})
-		require.NoError(t, fileWrite{}.undo(ctx, w, args))
-		for range 2 { // interrupted and run again: the first backup is the true one
-			_, err := fileWrite{}.run(ctx, w, args)
-			require.NoError(t, err)
+		require.NoError(t, w.putBack("job", "f"))
+		for _, now := range []string{"half", "new"} { // interrupted and run again: the first backup is the true one
+			require.NoError(t, w.keepOld("job", "f"))
+			require.NoError(t, w.write("f", []byte(now)))
 		}
 		for range 2 {
-			require.NoError(t, fileWrite{}.undo(ctx, w, args))
+			require.NoError(t, w.putBack("job", "f"))
 			got, err := w.root.ReadFile("f")
 			if old == "" {
 				require.ErrorIs(t, err, os.ErrNotExist)
@@ -181,27 +205,75 @@ func TestFileWriteIsUndone(t *testing.T) {
 	}
 }
 
-func TestPathsStayInside(t *testing.T) {
-	for _, path := range []string{"../x", "/etc/passwd", "", ".", "a/../../x", ".backups/job.old"} {
-		require.Error(t, fileWrite{}.validate(raw(t, fileArgs{Path: path})), path)
+// Each job has a backup of its own, so that they are undone in the reverse of the order in which they were done.
+func TestFileWritesAreUndoneOneByOne(t *testing.T) {
+	w, r := newAgent(t)
+	var ids []string
+	for _, content := range []string{"1", "2"} {
+		job := do(t, r, "file_write", fmt.Sprintf(`{"path":"a/f","content":%q}`, content))
+		require.Equal(t, statemachine.Completed, job.State, job.Error)
+		ids = append(ids, job.ID)
 	}
-	require.NoError(t, fileWrite{}.validate(raw(t, fileArgs{Path: "a/b.txt"})))
+	for _, left := range []string{"1", ""} {
+		job, err := r.RollBack(t.Context(), ids[len(ids)-1], "no longer wanted")
+		require.NoError(t, err)
+		require.Equal(t, statemachine.RolledBack, job.State)
+		ids = ids[:len(ids)-1]
+		got, err := w.root.ReadFile("a/f")
+		require.Equal(t, left == "", errors.Is(err, os.ErrNotExist))
+		require.Equal(t, left, string(got))
+	}
+}
+
+func TestPathsStayInside(t *testing.T) {
+	w, r := newAgent(t)
+	for _, path := range []string{"../x", "/etc/passwd", "", ".", "a/../../x", ".backups/job.old"} {
+		job := do(t, r, "file_write", fmt.Sprintf(`{"path":%q}`, path))
+		require.Equal(t, statemachine.Failed, job.State, path)
+		require.Zero(t, job.StartedAt, path)
+	}
+	_, err := w.root.Stat(backups)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.Equal(t, statemachine.Completed, do(t, r, "file_write", `{"path":"a/b.txt"}`).State)
 }
 
 // A command that runs too long is ended, its children too, and its output is bounded.
 func TestShell(t *testing.T) {
-	ctx, w := context.Background(), newWorkshop(t)
+	_, r := newAgent(t)
 	start := time.Now()
-	_, err := shell{}.run(ctx, w, raw(t, shellArgs{Command: "sleep 60 & sleep 60", TimeoutMS: 50}))
-	require.ErrorContains(t, err, "stopped after 50ms")
+	require.Equal(t, "timed out after 50ms", do(t, r, "shell", `{"command":"sleep 60 & sleep 60","timeout_ms":50}`).Error)
 	require.Less(t, time.Since(start), 30*time.Second)
-	_, err = shell{}.run(ctx, w, raw(t, shellArgs{Command: "echo why >&2; exit 3"}))
-	require.ErrorContains(t, err, "exit status 3: why")
-	out, err := shell{}.run(ctx, w, raw(t, shellArgs{Command: "yes | head -c 100000"}))
+	require.Equal(t, "exit status 3: why", do(t, r, "shell", `{"command":"echo why >&2; exit 3"}`).Error)
+	job := do(t, r, "shell", `{"command":"yes | head -c 100000"}`)
+	require.Equal(t, statemachine.Completed, job.State)
+	require.LessOrEqual(t, job.Output.Size(), 2*maxOutput, "newlines take two bytes")
+	for _, args := range []string{`{"command":" "}`, `{"command":"x","comand":"y"}`, `{"command":"x","timeout_ms":-1}`} {
+		require.Zero(t, do(t, r, "shell", args).StartedAt, args)
+	}
+}
+
+// A script that fails leaves nothing behind, neither of what was done before nor of what was done in part.
+func TestScript(t *testing.T) {
+	w, r := newAgent(t)
+	job := do(t, r, "script", `{"stages":[[{"name":"a","do":"echo 1 | tee a","undo":"rm a"},{"name":"b","do":"echo 2 | tee b","undo":"rm b"}]]}`)
+	out, _ := job.Output.JSON()
+	require.JSONEq(t, `{"a":"1","b":"2"}`, string(out))
+	require.Equal(t, 2, job.Steps)
+
+	job = do(t, r, "script", `{"stages":[[{"name":"c","do":"touch c","undo":"rm -f c; echo c >> undone"}],
+		[{"name":"d","do":"touch d; exit 1","undo":"rm -f d; echo d >> undone"}]]}`)
+	require.Equal(t, statemachine.RolledBack, job.State)
+	undone, err := w.root.ReadFile("undone")
 	require.NoError(t, err)
-	require.LessOrEqual(t, len(out.(map[string]any)["output"].(string)), maxOutput)
-	require.Error(t, shell{}.validate(raw(t, shellArgs{Command: " "})))
-	require.Error(t, shell{}.validate(json.RawMessage(`{"command":"x","comand":"y"}`)))
+	require.Equal(t, "c\nd\nc\n", string(undone), "the step, and then whatever may have been begun")
+	for name, left := range map[string]bool{"a": true, "b": true, "c": false, "d": false} {
+		_, err := w.root.Stat(name)
+		require.Equal(t, left, err == nil, name)
+	}
+	for _, args := range []string{`{}`, `{"stages":[[{"name":"a","do":"true"}]]}`, `{"stages":[[{"name":"a/b","do":"true","undo":"true"}]]}`,
+		`{"stages":[[{"name":"a","do":"true","undo":"true"}],[{"name":"a","do":"true","undo":"true"}]]}`} {
+		require.Zero(t, do(t, r, "script", args).StartedAt, args)
+	}
 }
 
 // -import shows each of the ancestor's logs, complaints first.

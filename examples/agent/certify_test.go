@@ -13,14 +13,16 @@ import (
 	"github.com/jobwal/jobwal/recovery/crashtest"
 )
 
-// quickPlan has a step of each kind that decide tells apart, and no pauses.
+// quickPlan has a step of each kind that recovery tells apart, and no pauses.
 const quickPlan = `{"steps": [
 	{"id": "write",   "capability": "file_write", "args": {"path": "config.ini", "content": "level = 1\n"}},
 	{"id": "read",    "capability": "file_read",  "args": {"path": "config.ini"}},
-	{"id": "build",   "capability": "shell", "idempotent": true, "args": {"command": "echo ok > build.log"}},
+	{"id": "build",   "capability": "script", "args": {"stages": [
+		[{"name": "make", "do": "echo ok > made", "undo": "rm -f made"}], [{"name": "log", "do": "cat made > log", "undo": "rm -f log"}]]}},
 	{"id": "migrate", "capability": "shell", "args": {"command": "echo migrated >> migrations.log"}},
 	{"id": "draft",   "capability": "file_write", "roll_back": true, "args": {"path": "config.ini", "content": "no\n"}},
-	{"id": "half",    "capability": "shell", "roll_back": true, "args": {"command": "echo > half; exit 3", "undo": "rm -f half"}}
+	{"id": "half",    "capability": "script", "args": {"stages": [
+		[{"name": "make", "do": "echo > half", "undo": "rm -f half"}], [{"name": "check", "do": "exit 3", "undo": "true"}]]}}
 ]}`
 
 // The agent is killed at its files' operations and between its effects, and what it did is held against its log.
@@ -38,6 +40,7 @@ func TestAgentIsCertified(t *testing.T) {
 	})
 	require.True(t, c.Inside)
 	require.Equal(t, 6, c.Jobs)
-	require.Equal(t, 5, c.Effects, "of those that ended well")
+	require.Equal(t, 7, c.Effects, "a script's parts are one each")
+	require.True(t, c.Deterministic())
 	require.Equal(t, 39, c.Kills)
 }

@@ -2,8 +2,8 @@
 // the child with SIGKILL in the middle of its work, again and again, and shows what each next one finds and decides. At
 // the end it checks that every event which any child had acknowledged is in the log.
 //
-// Read the files in this order: main.go, plan.go, capabilities.go, runtime.go (the agent proper), parent.go (the kills
-// and the check), importer.go, table.go.
+// Read the files in this order: main.go, plan.go, capabilities.go (what it can do), agent.go (the agent proper, on
+// recovery/runner), workshop.go (files and commands), parent.go (the kills and the check), importer.go, table.go.
 package main
 
 import (

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jobwal/jobwal/projection"
 	"github.com/jobwal/jobwal/recovery"
 	"github.com/jobwal/jobwal/statemachine"
 	"github.com/jobwal/jobwal/wal"
@@ -30,10 +31,11 @@ type kill struct {
 // chosenKills hit the built-in plan where it hurts.
 var chosenKills = []kill{
 	{job: "write-config", event: wal.JobStarted, after: 60 * time.Millisecond},
-	{job: "build", event: wal.JobStarted, after: 200 * time.Millisecond, tornToo: true},
+	{job: "build", event: wal.JobStep, after: 200 * time.Millisecond, tornToo: true},
 	{job: "raise-level", event: wal.JobStarted, after: 180 * time.Millisecond},
 	{job: "migrate", event: wal.JobStarted, after: 200 * time.Millisecond},
 	{job: "draft", event: wal.JobCompleted},
+	{job: "half-made", event: wal.JobFailed, after: 50 * time.Millisecond},
 }
 
 // kills are those chosen above, or random ones; a plan of the user's has no jobs of those names, so it gets random
@@ -160,13 +162,16 @@ func tear(t *printer, s settings) error {
 	return errors.Join(err, f.Close())
 }
 
-// settle shows all jobs and holds the log against what was acknowledged.
-func settle(ctx context.Context, t *printer, p plan, s settings, acks []message) error {
+// settle has decided what has to be, shows all jobs, and holds the log against what was acknowledged.
+func settle(ctx context.Context, t *printer, p plan, s settings, acks []message) (err error) {
 	engine, err := recovery.Open(ctx, jobsDir(s.workdir), recovery.Options{})
 	if err != nil {
 		return err
 	}
-	defer engine.Close() // nothing was written
+	defer func() { err = errors.Join(err, engine.Close()) }()
+	if err := decide(ctx, t, engine); err != nil {
+		return err
+	}
 	t.title("All jobs")
 	if err := t.jobs(ctx, engine, p); err != nil {
 		return err
@@ -191,6 +196,23 @@ func settle(ctx context.Context, t *printer, p plan, s settings, acks []message)
 	return nil
 }
 
+// decide stands for the person whom a held job waits for. This one looks at its story, and never has it done again.
+func decide(ctx context.Context, t *printer, engine *recovery.Engine) error {
+	for _, job := range slices.Collect(engine.Jobs(projection.Query{Held: new(true)})) {
+		t.title("Somebody has to decide")
+		story, err := engine.Explain(ctx, job.ID)
+		if err != nil {
+			return err
+		}
+		t.note(story.String())
+		if _, err := engine.Fail(ctx, job.ID, errors.New("somebody looked at it: it is not to be done again")); err != nil {
+			return err
+		}
+		t.good("somebody looks, and decides that %s has failed", job.ID)
+	}
+	return nil
+}
+
 // check returns the acknowledged events that the log has not, or has otherwise.
 func check(ctx context.Context, engine *recovery.Engine, acks []message) (missing []message, err error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -202,7 +224,7 @@ func check(ctx context.Context, engine *recovery.Engine, acks []message) (missin
 			if err != nil {
 				return nil, err
 			}
-			log[e.Seq] = message{Seq: e.Seq, Job: e.JobID, Type: e.Type}
+			log[e.Seq] = ackOf(e)
 			if e.Seq == last {
 				break
 			}
@@ -219,8 +241,9 @@ func check(ctx context.Context, engine *recovery.Engine, acks []message) (missin
 func unfinished(engine *recovery.Engine, p plan) (ids []string) {
 	for _, s := range p.Steps {
 		job, _ := engine.Job(s.ID)
-		rolled := !s.RollBack || job.StartedAt.IsZero() || job.State == statemachine.RolledBack
-		if !job.Finished() || !rolled {
+		undone := job.State == statemachine.RolledBack || job.StartedAt.IsZero()
+		toUndo := s.RollBack || job.State == statemachine.Failed && undoable[job.Capability]
+		if !job.Finished() || toUndo && !undone {
 			ids = append(ids, s.ID)
 		}
 	}

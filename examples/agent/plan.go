@@ -7,8 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/jobwal/jobwal/recovery"
 )
 
 // A plan is what the agent is to do, step by step.
@@ -21,8 +26,7 @@ type step struct {
 	ID         string          `json:"id"`
 	Capability string          `json:"capability"`
 	Args       json.RawMessage `json:"args"`
-	Idempotent bool            `json:"idempotent"` // a shell command that may be run again when nobody knows how far it came
-	RollBack   bool            `json:"roll_back"`  // undo it, however it ends
+	RollBack   bool            `json:"roll_back"` // undo it, also when it ends well
 }
 
 //go:embed plan.json
@@ -77,6 +81,7 @@ func at(data []byte, err error) error {
 var validID = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
 
 func (p *plan) check() error {
+	known := slices.Sorted(maps.Keys(capabilities(workshop{}).Effects()))
 	if len(p.Steps) == 0 {
 		return fmt.Errorf("no steps")
 	}
@@ -87,19 +92,21 @@ func (p *plan) check() error {
 			return fmt.Errorf("step %d: id %q: 1 to 64 of a-z, 0-9 and -, please", i+1, s.ID)
 		case seen[s.ID]:
 			return fmt.Errorf("step %d: id %q is taken", i+1, s.ID)
-		case capabilities[s.Capability] == nil:
-			return fmt.Errorf("step %d (%s): no capability %q; there are file_read, file_write and shell", i+1, s.ID, s.Capability)
+		case !slices.Contains(known, s.Capability):
+			return fmt.Errorf("step %d (%s): no capability %q; there are %s", i+1, s.ID, s.Capability, strings.Join(known, ", "))
+		case s.RollBack && !undoable[s.Capability]:
+			return fmt.Errorf("step %d (%s): a %s can't be undone", i+1, s.ID, s.Capability)
 		}
 		seen[s.ID] = true
 	}
 	return nil
 }
 
-func (p *plan) step(id string) (step, bool) {
-	for _, s := range p.Steps {
-		if s.ID == id {
-			return s, true
-		}
-	}
-	return step{}, false
+// policy is what the plan says of jobs that an earlier agent has left. About most it has no opinion: the runner's own policy
+// then goes by what their capabilities do.
+func (p *plan) policy() recovery.Policy {
+	return recovery.PolicyFunc(func(ev recovery.Evidence) (recovery.Action, string, bool) {
+		known := slices.ContainsFunc(p.Steps, func(s step) bool { return s.ID == ev.JobID })
+		return recovery.ActionFail, "the plan has no such step any more", !known
+	})
 }

@@ -43,10 +43,16 @@ func (t *printer) line(style, format string, args ...any) {
 }
 
 func (t *printer) title(format string, args ...any) { t.line(bold, "\n"+format, args...) }
-func (t *printer) note(text string)                 { t.line("", "  %s", text) }
-func (t *printer) bad(format string, args ...any)   { t.line(red, "  ✗ "+format, args...) }
-func (t *printer) good(format string, args ...any)  { t.line(green, "  ✓ "+format, args...) }
-func (t *printer) ack(m message)                    { t.line(dim, "    %4d  %-16s %s", m.Seq, m.Job, m.Type) }
+func (t *printer) note(text string) {
+	for line := range strings.Lines(text) {
+		t.line("", "  %s", strings.TrimRight(line, "\n"))
+	}
+}
+func (t *printer) bad(format string, args ...any)  { t.line(red, "  ✗ "+format, args...) }
+func (t *printer) good(format string, args ...any) { t.line(green, "  ✓ "+format, args...) }
+func (t *printer) ack(m message) {
+	t.line(dim, "    %4d  %-16s %s %s", m.Seq, m.Job, m.Type, m.Step)
+}
 
 // table writes rows in columns; it takes no styles, since escapes would count as width.
 func (t *printer) table(rows [][]string) {

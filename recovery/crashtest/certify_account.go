@@ -22,7 +22,7 @@ const (
 	RuleMissing    Rule = "missing"    // a job that the log says was completed has had its effect
 	RuleTwice      Rule = "twice"      // what is irreversible is not begun again where it may have happened
 	RuleRolledBack Rule = "rolledback" // of a job that was rolled back no effect stands; one whose effect was undone was
-	RuleUnfinished Rule = "unfinished" // when the program says that all is done, each job is finished or parked
+	RuleUnfinished Rule = "unfinished" // when the program says that all is done, each job is finished, held for somebody's decision, or parked
 )
 
 // A Breach is one rule broken by a program that was to be certified.
@@ -249,7 +249,7 @@ func (a *account) atEnd(jobs []statemachine.Job) {
 	states := make(map[string]statemachine.State)
 	for _, job := range jobs {
 		states[job.ID] = job.State
-		if !job.Finished() && job.Parked == "" {
+		if !job.Finished() && job.Held == "" && job.Parked == "" {
 			a.breach(RuleUnfinished, job.ID, "", []int{a.life}, "the program ended as if all were done, and the job is %s", job.State)
 		}
 	}

@@ -78,12 +78,13 @@ func rulesOf(a *account) (rules []Rule) {
 	return rules
 }
 
-// A parked job needs nothing more; what is done by another job under the same key is done twice; what is not declared
+// A parked job needs nothing more, nor does one that waits for somebody's decision, which no program takes; what is done by another job under the same key is done twice; what is not declared
 // irreversible may be repeated; what the program says of capabilities counts as much as its ledger.
 func TestAccountOfOtherThings(t *testing.T) {
 	never, always := func(string) bool { return false }, func(string) bool { return true }
 	a := newAccount(programRules{never, never, false})
 	a.atEnd([]statemachine.Job{{ID: "a", State: statemachine.Started, Parked: "a hole in its history"}})
+	a.atEnd([]statemachine.Job{{ID: "b", State: statemachine.Started, Held: "whether it happened is unknown"}})
 	require.Empty(t, a.breaches)
 
 	two := []subject.Entry{{Mark: subject.Began, Life: 1, Effect: subject.Effect{Job: "a", Key: "order 7"}},

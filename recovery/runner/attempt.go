@@ -94,19 +94,24 @@ func (a *attempt) alive() {
 // tried, this time included. In Validate, Undo and Reconcile it is the job as it stood at the call. Its ID is the same in all of
 // them, and in all lives of the job: a key by which the other side can tell a second try from a second wish. False: ctx is not
 // one that a capability was given, nor derived from it.
-func JobOf(ctx context.Context) (statemachine.Job, bool) {
-	if p, ok := placeOf(ctx); ok {
-		return p.attempt.job, true
-	}
+func JobOf(ctx context.Context) (job statemachine.Job, ok bool) {
 	if ctx == nil {
-		return statemachine.Job{}, false
+		return job, false
 	}
-	job, ok := ctx.Value(jobKey{}).(statemachine.Job)
-	return job, ok
+	switch p := ctx.Value(placeKey{}).(type) {
+	case place:
+		return p.attempt.job, true
+	case statemachine.Job:
+		return p, true
+	}
+	return job, false
 }
 
-// jobKey is that of the job in the context of what is not its work.
-type jobKey struct{}
+// about is the context for what is done about a job, and is not its work: it has no place for steps, not even for those of another
+// job whose work asked for it.
+func about(ctx context.Context, job statemachine.Job) context.Context {
+	return context.WithValue(ctx, placeKey{}, job)
+}
 
 // stop ends steps and progress: none begins from now on. What is being written when it is called is done with when end or
 // close returns.

@@ -111,7 +111,7 @@ func (r *Runner) prepared(t *task) bool {
 // call calls a function of a capability that is not its work: with a context that ends when its time is over, or the runner's, or
 // when the job is cancelled.
 func (r *Runner) call(ctx context.Context, t *task, do func(context.Context) error) error {
-	ctx, end := context.WithCancelCause(context.WithValue(ctx, jobKey{}, t.job))
+	ctx, end := context.WithCancelCause(about(ctx, t.job))
 	defer end(nil)
 	if !t.undoing {
 		r.endBy(t, end)
