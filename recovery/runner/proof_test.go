@@ -614,7 +614,23 @@ var plays = []play{
 	}},
 	{name: "drain", does: drained},
 	{name: "is overtaken", does: overtaken},
+	{name: "is released while it works", does: letGoOn},
 	{name: "a plan is applied", does: applied, base: leftBehind(), plans: recovery.PolicyFunc(asNamed)},
+}
+
+// letGoOn: while an attempt does not come back, somebody holds the job, and then lets it go on, past the runner.
+func letGoOn(ctx context.Context, p life, answer func()) error {
+	if err := submit(ctx, p, "irreversible", "job", chore{Steps: []string{"a"}, End: deaf}); err != nil {
+		return err
+	}
+	synctest.Wait()
+	for _, c := range []recovery.Command{recovery.Hold("job", "it hangs"), recovery.Release("job", "Ada: let it go on")} {
+		if _, err := p.Engine.Do(ctx, c); err != nil {
+			return err
+		}
+	}
+	answer()
+	return wait(ctx, p, "job")
 }
 
 // leftBehind is what a process left behind that had four jobs at work, and did nothing yet. They are named after what is to be done with
