@@ -121,12 +121,13 @@ type ref struct {
 	id, capability string
 	state          statemachine.State
 	held           bool
-	released       bool // and nothing was done since
+	released       bool // when the process in which its work last began was over, and nothing was done since
 	attempts       int
 	steps          int  // recorded
 	undone         int  // recorded
 	toUndo         bool // it failed, and that it is to be undone is recorded with that
 	alive          bool // this process has done something to it
+	begun          bool // its work last began in this process
 
 	// In this process; idle means that it has no task.
 	doing  string // idle, "work", "undo" or "retry"
@@ -170,7 +171,7 @@ func (m *machine) open(t *rapid.T) {
 	m.runner, err = runner.New(m.engine, reg, runner.Options{Workers: 32, MaxAttempts: most, Grace: time.Hour})
 	require.NoError(t, err)
 	for _, j := range m.jobs {
-		j.doing, j.alive = idle, false
+		j.doing, j.alive, j.begun = idle, false, false
 	}
 }
 
@@ -221,7 +222,7 @@ func (m *machine) submit(t *rapid.T) {
 	if len(m.jobs) == 8 {
 		return
 	}
-	j := &ref{id: fmt.Sprintf("job-%02d", len(m.jobs)), state: statemachine.Started, attempts: 1, doing: atWork, alive: true}
+	j := &ref{id: fmt.Sprintf("job-%02d", len(m.jobs)), state: statemachine.Started, attempts: 1, doing: atWork, alive: true, begun: true}
 	j.capability = rapid.SampledFrom(slices.Sorted(maps.Keys(effects))).Draw(t, "capability")
 	j.Steps, j.End = rapid.IntRange(0, 3).Draw(t, "steps"), rapid.SampledFrom([]string{well, badly, flaky}).Draw(t, "end")
 	_, err := m.runner.Submit(t.Context(), j.capability, j.task, runner.ID(j.id))
@@ -249,11 +250,9 @@ func (m *machine) work(t *rapid.T) {
 }
 
 // begins: an attempt, which does not do again what is recorded.
-func (j *ref) begins(again bool) {
-	j.doing, j.passed, j.released, j.alive = atWork, j.steps, false, true
-	if again {
-		j.attempts++
-	}
+func (j *ref) begins() {
+	j.doing, j.passed, j.released, j.alive, j.begun = atWork, j.steps, false, true, true
+	j.attempts++
 }
 
 func (j *ref) works() {
@@ -304,7 +303,7 @@ func (m *machine) sleep(*rapid.T) {
 		case j.capability == "reconcilable": // it asks, and all was done
 			j.state, j.doing, j.alive = statemachine.Completed, idle, true
 		default:
-			j.begins(true)
+			j.begins()
 		}
 	}
 }
@@ -372,9 +371,9 @@ func (m *machine) release(t *rapid.T) {
 		require.Error(t, err)
 	default:
 		require.NoError(t, err)
-		j.held, j.released, j.alive = false, true, true
+		j.held, j.released, j.alive = false, !j.begun, true
 		if !bare {
-			j.begins(true)
+			j.begins()
 		}
 	}
 }
@@ -491,7 +490,7 @@ func (j *ref) applied(d recovery.Decision, did bool) {
 	j.alive = j.alive || j.state == statemachine.Started
 	switch d.Action {
 	case recovery.ActionResume:
-		j.begins(true)
+		j.begins()
 	case recovery.ActionFail:
 		j.state, j.released = statemachine.Failed, false
 	case recovery.ActionHold:
@@ -506,7 +505,7 @@ func (j *ref) applied(d recovery.Decision, did bool) {
 		case did:
 			j.state, j.released = statemachine.Completed, false
 		case j.attempts < most:
-			j.begins(true)
+			j.begins()
 		default:
 			j.held, j.released = true, false
 		}
