@@ -319,7 +319,6 @@ type tale struct {
 	steps    []string       // recorded, in order
 	by       map[string]int // in which attempt
 	undone   []string
-	released int
 }
 
 func read(ctx context.Context, e *recovery.Engine, job statemachine.Job) (tale, error) {
@@ -332,8 +331,6 @@ func read(ctx context.Context, e *recovery.Engine, job statemachine.Job) (tale, 
 		switch event.Type {
 		case wal.JobStarted, wal.JobResumed:
 			s.attempts++
-		case wal.JobReleased:
-			s.released++
 		case wal.JobStep:
 			if name != "#rollback" {
 				s.steps, s.by[name] = append(s.steps, name), s.attempts
