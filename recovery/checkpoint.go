@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -305,8 +306,8 @@ func (e *Engine) refusedIncomplete(names []string) []string {
 //
 // errors.ErrUnsupported: the log is no directory. wal.ErrReadOnly, wal.ErrClosed, ctx's error; wal.ErrNoSpace, or
 // another error of the disk: the old checkpoints are as they were, and the engine goes on. A projection that can't be
-// frozen is named in the error, and left out: all else is saved. One whose save fails, or that is lacking when the log
-// was compacted before, ends it: an older checkpoint may have that.
+// frozen, or whose save fails, is named in the error, and left out: all else is saved. One that is lacking when the log
+// was compacted before ends it: an older checkpoint may have that.
 func (e *Engine) Checkpoint(ctx context.Context) error {
 	ctx, release, err := e.own(ctx)
 	if err != nil {
@@ -354,21 +355,34 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 	if e.opts.WAL.ReadOnly {
 		return wal.ErrReadOnly
 	}
-	f := e.freeze()
 	defer e.setDue()
+	without := make(map[string]error) // projections whose save has failed, each once
+	for {
+		switch guilty, err := e.saveWithout(ctx, files, without); {
+		case guilty == "" || without[guilty] != nil || ctx.Err() != nil:
+			return err
+		default:
+			without[guilty] = err
+		}
+	}
+}
+
+// saveWithout saves all but some projections. guilty is one whose own save has failed.
+func (e *Engine) saveWithout(ctx context.Context, files Files, without map[string]error) (guilty string, err error) {
+	f := e.freeze(without)
 	defer f.thaw()
 	if f.seq == 0 || f.seq == e.kept && !e.stale {
-		return nil
+		return "", nil
 	}
 	if refused := e.refusedIncomplete(f.lacking); len(refused) > 0 && e.log.FirstSeq() > 1 {
 		// Older checkpoints may have it, and go when newer ones come.
-		return errors.Join(append(f.errs, &IncompleteError{Names: refused, FirstSeq: e.log.FirstSeq()})...)
+		return "", errors.Join(append(f.errs, &IncompleteError{Names: refused, FirstSeq: e.log.FirstSeq()})...)
 	}
 	if _, err := files.SaveCheckpoint(ctx, f.seq, f.sections); err != nil {
-		return err
+		return f.guilty, err
 	}
-	e.kept, e.lacking, e.stale = f.seq, f.lacking, false
-	return errors.Join(f.errs...)
+	e.kept, e.lacking, e.stale = f.seq, f.lacking, len(f.errs) > 0
+	return "", errors.Join(f.errs...)
 }
 
 // setDue says when the next checkpoint is due: not sooner after one that failed than after one that did not.
@@ -392,10 +406,11 @@ type frozen struct {
 	sections []wal.Section
 	lacking  []string // projections that are not in it
 	errs     []error  // why, where they failed
+	guilty   string   // the projection whose save has failed, without a failure of what it wrote to
 }
 
-// freeze lets the applier stand still for as long as it takes to freeze the state.
-func (e *Engine) freeze() *frozen {
+// freeze lets the applier stand still for as long as it takes to freeze the state, without some projections.
+func (e *Engine) freeze(without map[string]error) *frozen {
 	a := e.applier
 	a.folding.Lock()
 	defer a.folding.Unlock()
@@ -403,11 +418,14 @@ func (e *Engine) freeze() *frozen {
 	f.add(e.jobs)
 	f.sections = append(f.sections, wal.Section{Name: ownSection, Version: ownVersion, Save: e.saveOwn})
 	for _, v := range a.views {
-		if v.out {
+		switch failed := without[v.Name()]; {
+		case failed != nil:
+			f.leaveOut(v.Name(), failed)
+		case v.out:
 			f.lacking = append(f.lacking, v.Name())
-			continue
+		default:
+			f.add(v.Projection)
 		}
-		f.add(v.Projection)
 	}
 	return f
 }
@@ -430,18 +448,38 @@ func (f *frozen) add(p projection.Projection) {
 		err = errors.New("its Snapshot returned nothing")
 	}
 	if err != nil {
-		f.lacking = append(f.lacking, p.Name())
-		f.errs = append(f.errs, fmt.Errorf("recovery: checkpoint without projection %q: %w", p.Name(), err))
+		f.leaveOut(p.Name(), err)
 		return
 	}
 	once := new(sync.Once)
 	f.sections = append(f.sections, wal.Section{Name: p.Name(), Version: s.Version(), Save: func(w io.Writer) (err error) {
-		once.Do(func() { err = guarded(func() error { return save(w) }) })
-		if err != nil {
-			return fmt.Errorf("recovery: projection %q: %w", p.Name(), err)
+		to := &watched{w: w}
+		once.Do(func() { err = guarded(func() error { return save(to) }) })
+		switch {
+		case err == nil:
+			return nil
+		case to.err == nil:
+			f.guilty = p.Name()
 		}
-		return nil
+		return fmt.Errorf("its save: %w", err)
 	}})
+}
+
+func (f *frozen) leaveOut(name string, err error) {
+	f.lacking = append(f.lacking, name)
+	f.errs = append(f.errs, fmt.Errorf("recovery: checkpoint without projection %q: %w", name, err))
+}
+
+// watched remembers whether it was the writer that failed.
+type watched struct {
+	w   io.Writer
+	err error
+}
+
+func (w *watched) Write(p []byte) (n int, err error) {
+	n, err = w.w.Write(p)
+	w.err = cmp.Or(w.err, err)
+	return n, err
 }
 
 // thaw ends the freezing of what was not saved: a snapshot costs its owner something until its save has returned.

@@ -32,7 +32,7 @@ type Engine struct {
 	keeping chan struct{}  // holds a value while a checkpoint is written or the log is compacted; it guards:
 	kept    uint64         // seq of the newest checkpoint
 	lacking []string       // projections that are not in it
-	stale   bool           // there are some that were built from the log since
+	stale   bool           // there are some that were built from the log since, or that failed to be saved
 
 	no refusedCommands // the newest ones
 

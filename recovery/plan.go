@@ -58,6 +58,7 @@ func (e *Engine) decide(ctx context.Context, job statemachine.Job, policy Policy
 		policy = DefaultPolicy(nil)
 	}
 	ev := e.evidence(ctx, job)
+	ev.Released = ev.LastEvent == wal.JobReleased && e.idleAtRelease(ctx, job)
 	if err := ctx.Err(); err != nil {
 		return Decision{}, err
 	}
@@ -107,6 +108,22 @@ func (e *Engine) evidence(ctx context.Context, job statemachine.Job) Evidence {
 		}
 	}
 	return ev
+}
+
+// idleAtRelease tells whether the process in which a started job's work last began was over when the job was released, which is
+// its newest event. crash: work that was under way then may have gone on and acted, and died before it could record it.
+func (e *Engine) idleAtRelease(ctx context.Context, job statemachine.Job) bool {
+	n := 0
+	for event, err := range e.past(ctx, job.ID, job.Seq) {
+		switch {
+		case err != nil || n == maxLookback:
+			return false
+		case event.Type == wal.JobStarted || event.Type == wal.JobResumed:
+			return event.Epoch < job.Epoch
+		}
+		n++
+	}
+	return true
 }
 
 // Decision returns the decision about a job, to be looked at or changed; nil when there is none.

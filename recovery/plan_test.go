@@ -415,6 +415,33 @@ func TestPlan_knows_of_a_decision(t *testing.T) {
 	require.Equal(t, ActionFail, again().Action, "its work has begun since")
 }
 
+// A release while the work goes on, or may, says nothing about what is done after it: the process dies, and it is unknown again.
+func TestPlan_trusts_no_release_of_work_under_way(t *testing.T) {
+	for _, steps := range []int{0, 1} {
+		ctx, disk := t.Context(), crashfs.New()
+		e := inMemory(t, disk, Options{})
+		commands := []Command{Submit(Submission{JobID: "a", Capability: "irreversible"}), Validate("a"), Start("a"), Step("a", "one", nil)}
+		for _, c := range append(commands[:3+steps], Hold("a", "it hangs"), Release("a", "Ada: let it go on")) {
+			_, err := e.Do(ctx, c)
+			require.NoError(t, err)
+		}
+		disk = disk.Crash(crashfs.SyncedOnly)
+		e = inMemory(t, disk, Options{})
+		p, err := e.Plan(ctx, DefaultPolicy(effects))
+		require.NoError(t, err)
+		require.Equal(t, ActionHold, p.Decision("a").Action)
+		_, err = p.Apply(ctx, e, ApplyOptions{})
+		require.NoError(t, err)
+		_, err = e.Release(ctx, "a", "Ada: whoever did it is dead, and it was not done")
+		require.NoError(t, err)
+		require.NoError(t, e.Close())
+		e = inMemory(t, disk, Options{})
+		p, err = e.Plan(ctx, DefaultPolicy(effects))
+		require.NoError(t, err)
+		require.Equal(t, ActionResume, p.Decision("a").Action)
+	}
+}
+
 func TestEffectAsText(t *testing.T) {
 	for x := Unknown; x <= Irreversible; x++ {
 		text, err := x.MarshalText()

@@ -87,6 +87,9 @@ type Evidence struct {
 	LastEvent  wal.EventType      `json:"last_event,omitempty"`
 	LastSeq    uint64             `json:"last_seq"`
 	LastTime   time.Time          `json:"last_time,omitzero"`
+	// Released: somebody has released it, when the process in which its work last began was over. So nothing was
+	// done since. A release of a job while its work goes on is no such thing: what that does afterwards is as unknown as before.
+	Released bool `json:"released,omitempty"`
 	// Problem is why the job's events could not be read, as far as LastStep, LastEvent and LastTime want them; "" mostly.
 	// A job with a Problem is not given to a policy: it is held.
 	Problem string `json:"problem,omitempty"`
@@ -162,11 +165,11 @@ func (by byCapability) EffectOf(capability string) Effect {
 }
 
 // MaxAttempts is for jobs whose work has begun n times or more: then is done with them, [ActionFail] or [ActionHold]. About
-// others it has no opinion, nor about one that somebody has released since, so it stands first among others:
+// others it has no opinion, nor about one that is Released, so it stands first among others:
 // First(MaxAttempts(5, ActionFail), DefaultPolicy(effects)).
 func MaxAttempts(n int, then Action) Policy {
 	return PolicyFunc(func(ev Evidence) (Action, string, bool) {
-		if ev.State != statemachine.Started || ev.Attempts < n || ev.LastEvent == wal.JobReleased {
+		if ev.State != statemachine.Started || ev.Attempts < n || ev.Released {
 			return "", "", false
 		}
 		return then, fmt.Sprintf("it was tried %s, the most is %d", times(ev.Attempts), n), true
@@ -184,7 +187,7 @@ func times(n int) string {
 const DefaultMaxAttempts = 3
 
 // DefaultPolicy does no more than is safe with what is known of the capabilities' effects; the map must not be changed
-// afterwards. A job that has not started is resumed, and so is one that somebody has released: nothing was done since. One
+// afterwards. A job that has not started is resumed, and so is one that is Released: nothing was done since. One
 // that has started is, by the effect of its capability,
 //
 //	pure, idempotent         resumed, until it was tried [DefaultMaxAttempts] times; then held
@@ -200,7 +203,7 @@ func (d defaultPolicy) Decide(ev Evidence) (Action, string, bool) {
 	switch {
 	case ev.State != statemachine.Started:
 		return ActionResume, fmt.Sprintf("%s, and not started: nothing was done yet", ev.State), true
-	case ev.LastEvent == wal.JobReleased:
+	case ev.Released:
 		return ActionResume, "somebody released it, and nothing was done since", true
 	case ev.Effect == Reconcilable:
 		return ActionReconcile, unknownSince(ev), true

@@ -3,8 +3,9 @@
 //	go run ./examples/bench -out docs/charts append    # durable events/s and latency, by number of callers
 //	go run ./examples/bench -out docs/charts replay    # time and heap until an engine is ready, by size of log
 //	go run ./examples/bench -out docs/charts longrun longrun.csv    # draws what examples/longrun -csv has written
+//	go run ./examples/bench disk    # syncs/s of the disk itself, one at a time and several; no chart
 //
-// Without "append", "replay" or "longrun" it does the first two. Every figure is the median of several rounds, with the lowest and the
+// Without a word it does the first two. Every figure is the median of several rounds, with the lowest and the
 // highest. Machines and disks drift by a factor of two within minutes, so the rounds of what is compared take turns, and
 // a bare loop on the same disk takes its turn with them: compare with that, not with the figures of another day. x-bare is
 // that comparison: events/s over the bare loop's for append, time over the bare loop's for replay. The bare loop is a floor,
@@ -13,7 +14,7 @@
 //
 // It is a module of its own so that whoever imports jobwal does not get a library for charts with it.
 //
-// Read the files in this order: main.go, append.go, replay.go, workload.go, figures.go, longrun.go, chart.go.
+// Read the files in this order: main.go, append.go, replay.go, disk.go, workload.go, figures.go, longrun.go, chart.go.
 package main
 
 import (
@@ -38,7 +39,7 @@ type settings struct {
 	rounds  int
 	callers int
 	max     int
-	which   string // "append", "replay", "longrun", or "" for the first two
+	which   string // "append", "replay", "longrun", "disk", or "" for the first two
 	file    string // longrun: the rows
 }
 
@@ -65,12 +66,12 @@ func parseFlags(args []string, errors io.Writer) (settings, error) {
 	f.SetOutput(errors)
 	f.StringVar(&s.out, "out", ".", "write append.svg, replay.svg or longrun.svg into this `directory`")
 	f.StringVar(&s.dir, "dir", ".", "measure the file system of this `directory`; what is written there is removed at the end")
-	f.DurationVar(&s.round, "round", 250*time.Millisecond, "append: length of one round")
+	f.DurationVar(&s.round, "round", 250*time.Millisecond, "append and disk: length of one round")
 	f.IntVar(&s.rounds, "rounds", 5, "rounds for each figure")
 	f.IntVar(&s.callers, "callers", 1024, "append: go up to so many callers, from 1 by doubling")
 	f.IntVar(&s.max, "max", 1_000_000, "replay: go up to logs of so many events, from 1000 by factors of ten; 200 bytes of disk each")
 	f.Usage = func() {
-		fmt.Fprintf(errors, "How fast jobwal is here, in figures and charts.\n\nUsage: bench [flags] [append | replay | longrun FILE.csv]\n\n")
+		fmt.Fprintf(errors, "How fast jobwal is here, in figures and charts.\n\nUsage: bench [flags] [append | replay | longrun FILE.csv | disk]\n\n")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -88,8 +89,8 @@ func (s settings) check(args int) error {
 	switch {
 	case s.which == "longrun" && args != 2:
 		return errors.New(`after "longrun" comes the file that examples/longrun -csv has written`)
-	case s.which != "longrun" && args > 1 || !slices.Contains([]string{"", "append", "replay", "longrun"}, s.which):
-		return errors.New(`after the flags comes "append", "replay", "longrun" with a file, or nothing`)
+	case s.which != "longrun" && args > 1 || !slices.Contains([]string{"", "append", "replay", "longrun", "disk"}, s.which):
+		return errors.New(`after the flags comes "append", "replay", "longrun" with a file, "disk", or nothing`)
 	case s.round <= 0 || s.rounds < 1 || s.callers < 1:
 		return errors.New("-round, -rounds and -callers are at least 1")
 	case s.max < smallestLog:
@@ -116,6 +117,9 @@ func run(ctx context.Context, s settings, stdout io.Writer) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
 	s.dir = temp
 	fmt.Fprintln(stdout, machine())
+	if s.which == "disk" {
+		return measureDisk(ctx, s, stdout)
+	}
 	if s.which != "replay" {
 		if err := runAppend(ctx, s, stdout); err != nil {
 			return fmt.Errorf("append: %w", err)

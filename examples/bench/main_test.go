@@ -119,6 +119,16 @@ func TestAppend(t *testing.T) {
 	}
 }
 
+func TestDisk(t *testing.T) {
+	printed, _ := bench(t, "disk")
+	for _, lines := range []string{"lines=16", "lines=256"} {
+		one, two := value(t, printed, "syncs/s", lines, "at-a-time=1"), value(t, printed, "syncs/s", lines, "at-a-time=2")
+		if x := value(t, printed, "x-one", lines, "at-a-time=2"); one <= 0 || math.Abs(two/one-x) > 0.01 {
+			t.Errorf("%s: %v and %v syncs/s, x-one=%v", lines, one, two, x)
+		}
+	}
+}
+
 func TestReplay(t *testing.T) {
 	printed, out := bench(t, "replay")
 	for _, events := range []string{"events=1000", "events=10000"} {

@@ -10,6 +10,7 @@
 //	is used as nobody thought of         Actions, generators       15 ms a run  sequences of events, and shrinks them
 //	is a process, or several             History.Stream, Recover   your own     what SIGKILL and races lose
 //	does things to the world             Certify                   some 2 s     effects that are lost, or done twice
+//	does that by recovery/runner         runnertest.Crashes        1 s          the same, at every operation, and twice over
 //	has a log of its own                 TestLog                   1 s          what an engine would trip over
 //	has a projection of its own          TestProjection            0.1 s        the same, for read models
 //	reads, copies or mends logs          Damages, Golden           2 s          damage that is passed off as sound

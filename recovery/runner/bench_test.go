@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jobwal/jobwal/recovery"
+	"github.com/jobwal/jobwal/wal"
 )
 
 type fileArgs struct {
@@ -81,6 +82,80 @@ func BenchmarkRunner(b *testing.B) {
 		require.NoError(b, e.Close())
 		require.NoError(b, bare.Close())
 	})
+}
+
+// BenchmarkResume is what a job of 1,000 recorded steps, which lie among those of 63 others, takes from Recover on until it does
+// something new. Opening the log is not in it. An op is one recovery.
+func BenchmarkResume(b *testing.B) {
+	const steps, others = 1000, 63
+	b.Run(fmt.Sprintf("steps=%d", steps), func(b *testing.B) {
+		ctx, dir := context.Background(), b.TempDir()
+		makeSteps(b, dir, steps, others)
+		for b.Loop() {
+			b.StopTimer()
+			e, err := recovery.Open(ctx, dir, recovery.Options{})
+			require.NoError(b, err)
+			reached := make(chan struct{})
+			reg := NewRegistry()
+			Add(reg, "ask", Func[int, int](func(ctx context.Context, n int) (int, error) {
+				for range n {
+					if _, err := Step(ctx, "ask", is("an answer that is known, of some ninety bytes, as they come out of a tool or a model's mouth")); err != nil {
+						return 0, err
+					}
+				}
+				return Step(ctx, "new", func(ctx context.Context) (int, error) {
+					close(reached)
+					<-ctx.Done()
+					return 0, ctx.Err()
+				})
+			}), Settings{Effect: recovery.Pure})
+			r, err := New(e, reg, Options{Workers: 1, MaxAttempts: -1})
+			require.NoError(b, err)
+			b.StartTimer()
+			_, err = r.Recover(ctx)
+			require.NoError(b, err)
+			<-reached
+			b.StopTimer()
+			over, cancel := context.WithCancel(ctx)
+			cancel()
+			require.ErrorAs(b, r.Drain(over), new(*DrainError))
+			require.NoError(b, e.Close())
+			b.StartTimer()
+		}
+	})
+}
+
+// makeSteps makes a log with one started job of so many steps, and others that have completed, all in step.
+func makeSteps(b *testing.B, dir string, steps, others int) {
+	ctx := context.Background()
+	e, err := recovery.Open(ctx, dir, recovery.Options{WAL: wal.Options{Sync: wal.SyncNever}})
+	require.NoError(b, err)
+	all := func(of func(id string) []recovery.Command) {
+		var commands []recovery.Command
+		for i := range others + 1 {
+			commands = append(commands, of(fmt.Sprint(i))...)
+		}
+		_, err := e.Do(ctx, commands...)
+		require.NoError(b, err)
+	}
+	all(func(id string) []recovery.Command {
+		s := recovery.Submission{JobID: id, Capability: "ask", Args: steps}
+		return []recovery.Command{recovery.Submit(s), recovery.Validate(id), recovery.Start(id)}
+	})
+	for i := range steps {
+		name := "ask"
+		if i > 0 {
+			name = fmt.Sprintf("ask#%d", i+1)
+		}
+		all(func(id string) []recovery.Command {
+			return []recovery.Command{recovery.Step(id, name, "an answer that is known, of some ninety bytes, as they come out of a tool or a model's mouth")}
+		})
+	}
+	for i := range others {
+		_, err := e.Complete(ctx, fmt.Sprint(i+1), nil)
+		require.NoError(b, err)
+	}
+	require.NoError(b, e.Close())
 }
 
 func median(all []float64) float64 {

@@ -60,6 +60,7 @@
 //	while a job waited for a worker         puts it into the queue; that it waited is no attempt
 //	in Execute, or before another attempt   goes by the effect: another attempt (Pure, Idempotent), asks (Reconcilable), or
 //	                                        holds it until somebody decides (Irreversible, Unknown): [Runner.Release]
+//	  held and released while it went on    the same: what it did after the release is as unknown as before
 //	  for the MaxAttempts-th time           holds it: it may be what kills the process
 //	after a step's effect, before it was    does the step again; after it was recorded, returns what is recorded
 //	  recorded

@@ -41,7 +41,7 @@ func (p policy) Decide(ev recovery.Evidence) (recovery.Action, string, bool) {
 		}
 	}
 	again := ev.Effect == recovery.Pure || ev.Effect == recovery.Idempotent
-	if again && ev.State == statemachine.Started && ev.LastEvent != wal.JobReleased {
+	if again && ev.State == statemachine.Started && !ev.Released {
 		return recovery.ActionResume, fmt.Sprintf("%s: it may be done again; attempts so far: %d", ev.Effect, ev.Attempts), true
 	}
 	return p.safe.Decide(ev)
