@@ -156,11 +156,8 @@ func (r *Runner) callUndo(ctx context.Context, t *task, done Done) error {
 	return r.call(ctx, t, func(ctx context.Context) error { return t.work.undo(ctx, done) })
 }
 
-// rebind decodes the args, if they are not.
+// rebind decodes the args, again if need be: Execute may have changed what it was given.
 func (r *Runner) rebind(ctx context.Context, t *task) error {
-	if t.work != nil {
-		return nil
-	}
 	raw, done, err := r.args(ctx, t)
 	if err != nil {
 		return err

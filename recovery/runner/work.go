@@ -44,8 +44,11 @@ func (r *Runner) begin(t *task) bool {
 		if !r.prepared(t) {
 			return false
 		}
-		if t.ask && !r.asked(t) {
-			return false
+		if t.ask {
+			if !r.asked(t) {
+				return false
+			}
+			continue // with the args as they were
 		}
 		if cause := r.cause(t); cause != nil {
 			r.failed(t, cause)
@@ -114,10 +117,12 @@ func (r *Runner) prepared(t *task) bool {
 		return false
 	}
 	err = r.bind(t, raw)
-	done()
 	if err == nil && t.does.validates && t.job.State == statemachine.Submitted {
-		err = r.call(r.life, t, t.work.validate)
+		if err = r.call(r.life, t, t.work.validate); err == nil {
+			err = r.bind(t, raw) // crash: what it has made of them is not in the log, and Execute is never to see it
+		}
 	}
+	done()
 	if err != nil {
 		r.failed(t, err)
 	}
@@ -331,7 +336,10 @@ func (t *task) close() {
 
 // retried: crash: while the job waits it is started in the log, and nobody works on it: interrupted, and the plan decides.
 func (r *Runner) retried(t *task, err error) bool {
-	if t.attempt == nil || t.attempt.broken() != nil || errors.Is(err, ErrCancelled) || !mayRetry(err, t.does.twice()) {
+	if t.attempt == nil || errors.Is(err, ErrCancelled) || !mayRetry(err, t.does.twice()) {
+		return false
+	}
+	if t.attempt.stop(); t.attempt.broken() != nil {
 		return false
 	}
 	var wait time.Duration
