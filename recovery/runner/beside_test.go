@@ -47,6 +47,14 @@ func (w *witness) enter(ctx context.Context, what string) (leave func()) {
 	}
 }
 
+func (w *witness) expect(right bool, format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !right {
+		w.wrong = append(w.wrong, fmt.Sprintf(format, args...))
+	}
+}
+
 func (w *witness) effect(ctx context.Context) {
 	job, _ := JobOf(ctx)
 	w.mu.Lock()
@@ -153,13 +161,15 @@ func besideItself(t *testing.T) {
 				id := ids[rand.N(len(ids))]
 				switch rand.N(12) {
 				case 0:
-					_, _ = p.Cancel(ctx, id, "enough")
+					job, err := p.Cancel(ctx, id, "enough")
+					w.expect(err != nil || job.Finished(), "%s: cancelled, and goes on", id)
 				case 1, 2:
 					_, _ = p.engine.Hold(ctx, id, "why")
 				case 3, 4, 5:
 					_, _ = p.Release(ctx, id, "so")
 				case 6:
-					_, _ = p.RollBack(ctx, id, "why")
+					job, err := p.RollBack(ctx, id, "why")
+					w.expect(err != nil || job.State == statemachine.RolledBack, "%s: rolled back, and is not", id)
 				case 7:
 					_, _ = p.Recover(ctx)
 				case 8:

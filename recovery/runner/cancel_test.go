@@ -228,3 +228,20 @@ func TestCancel_beside_Release(t *testing.T) {
 		})
 	}
 }
+
+// A held job that somebody has for a moment, and lets go of as it was, is cancelled all the same.
+func TestCancel_of_a_held_job_that_somebody_has(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, does(script{}, Settings{}), Options{})
+		held, err := p.engine.Do(t.Context(), recovery.Submit(recovery.Submission{JobID: "a", Capability: "do", Args: 1}), recovery.Hold("a", "why"))
+		require.NoError(t, err)
+		other, err := p.claimed(held[1], p.reg.find("do"))
+		require.NoError(t, err)
+		cancelled := make(chan statemachine.Job)
+		go func() { job, _ := p.Cancel(context.Background(), "a", "enough"); cancelled <- job }()
+		synctest.Wait()
+		p.leave(other, nil)
+		p.hands.Done()
+		require.Equal(t, "cancelled: enough", (<-cancelled).Error)
+	})
+}

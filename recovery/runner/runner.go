@@ -198,9 +198,9 @@ func (r *Runner) Cancel(ctx context.Context, id, reason string) (statemachine.Jo
 		switch {
 		case mine && ctx.Err() == nil:
 			return t.job, t.err
-		case mine || !errors.Is(err, ErrNotRunning): // who had it has let go of it before it had ended
+		case mine || err != nil && !errors.Is(err, ErrNotRunning) || job.Finished() || job.Parked != "":
 			return job, err
-		}
+		} // else who had it has let go of it before it had ended
 	}
 }
 
