@@ -193,8 +193,20 @@ func which(err error, i, n int) error {
 	if n == 1 {
 		return err
 	}
-	return fmt.Errorf("recovery: command %d of %d: %w", i+1, n, err)
+	return &oneOfError{i, n, err}
 }
+
+// oneOfError is about the i-th of n commands.
+type oneOfError struct {
+	i, n  int
+	cause error
+}
+
+func (e *oneOfError) Error() string {
+	return fmt.Sprintf("recovery: command %d of %d: %v", e.i+1, e.n, e.cause)
+}
+
+func (e *oneOfError) Unwrap() error { return e.cause }
 
 func appendIDs(ids []string, commands []Command) []string {
 	for i := range commands {

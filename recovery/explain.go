@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,7 +13,8 @@ import (
 	"github.com/jobwal/jobwal/wal"
 )
 
-// A Refused is a command that was not carried out, as this engine remembers it: in memory, and only the newest ones.
+// A Refused is a command that was not carried out, as this engine remembers it: in memory, and only the newest ones. Of a group
+// that was refused because of one of its jobs, those on that job.
 type Refused struct {
 	At    time.Time
 	JobID string
@@ -34,7 +36,15 @@ type refusedCommands struct {
 func (r *refusedCommands) note(commands []Command, at time.Time, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	guilty := "" // the job because of which all were refused; "": it was none of them
+	var one *oneOfError
+	if errors.As(err, &one) && one.n == len(commands) {
+		guilty = commands[one.i].id
+	}
 	for _, c := range commands[:min(len(commands), maxRefused)] {
+		if guilty != "" && c.id != guilty {
+			continue
+		}
 		n := Refused{At: at, JobID: c.id, Event: c.event, Err: err}
 		if len(r.ring) < maxRefused {
 			r.ring = append(r.ring, n)

@@ -238,3 +238,23 @@ func TestExplain_counts_no_marks(t *testing.T) {
 		require.ErrorIs(t, err, statemachine.ErrUnknownJob)
 	}
 }
+
+// Of a group that was refused because of one job, the others are not told: theirs was in order, and is often carried out right behind.
+func TestExplain_tells_a_job_of_no_others_refusal(t *testing.T) {
+	e := inMemory(t, crashfs.New(), Options{})
+	_, err := e.Do(t.Context(), Submit(Submission{JobID: "good"}), Submit(Submission{JobID: "bad"}))
+	require.NoError(t, err)
+	for _, commands := range [][]Command{
+		{Validate("good"), Start("bad"), Start("good")},
+		{Validate("good"), Validate("bad").IfSeq(1)},
+		{Validate("good"), Hold("bad", "")},
+	} {
+		_, err = e.Do(t.Context(), commands...)
+		require.Error(t, err)
+	}
+	for id, n := range map[string]int{"good": 0, "bad": 3} {
+		x, err := e.Explain(t.Context(), id)
+		require.NoError(t, err)
+		require.Len(t, x.Refused, n, id)
+	}
+}
