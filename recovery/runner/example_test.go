@@ -221,6 +221,32 @@ func ExampleReconciler() {
 	// runner: job b (pay) started, held: asked, and it can't be told whether it happened: the bank does not know of it yet
 }
 
+// A program that does not know whether a request got through makes it again, and there is one job.
+func ExampleOnce() {
+	ctx := context.Background()
+	reg := runner.NewRegistry()
+	price := runner.Add(reg, "price", runner.Func[Order, int](func(_ context.Context, o Order) (int, error) {
+		fmt.Println("asked for the price of a", o.Item)
+		return o.Cents + 500, nil
+	}), runner.Settings{Effect: recovery.Pure})
+	engine := open(crashfs.New())
+	r, err := runner.New(engine, reg, runner.Options{})
+	check(err)
+	for range 2 {
+		cents, err := price.Do(ctx, r, Order{"lamp", 3000}, runner.Once("request-17"))
+		fmt.Println(cents, err)
+	}
+	_, err = price.Do(ctx, r, Order{"chair", 3000}, runner.Once("request-17"))
+	fmt.Println(err)
+	check(r.Drain(ctx))
+	check(engine.Close())
+	// Output:
+	// asked for the price of a lamp
+	// 3500 <nil>
+	// 3500 <nil>
+	// runner: job "request-17" has other args: statemachine: job exists already
+}
+
 // Another attempt after some errors, and not after others.
 func ExampleFirstRetry() {
 	busy := errors.New("the other side is busy")
