@@ -180,6 +180,58 @@ func ExampleRunner_Recover() {
 	// job a (purchase) completed
 }
 
+// What must not happen twice was under way when the process died. The plan holds it; two of the jobs are somebody's to decide, and
+// about the third the plan is edited.
+func ExampleRunner_Plan() {
+	ctx := context.Background()
+	disk := crashfs.New()
+	engine := open(disk)
+	for _, id := range []string{"a", "b", "c"} {
+		_, err := engine.Do(ctx, recovery.Submit(recovery.Submission{JobID: id, Capability: "mail", Args: "to " + id}), recovery.Validate(id), recovery.Start(id))
+		check(err)
+	}
+	engine = open(disk.Crash(crashfs.SyncedOnly)) // another process
+	reg := runner.NewRegistry()
+	mail := runner.Add(reg, "mail", runner.Func[string, string](func(_ context.Context, to string) (string, error) {
+		return "sent " + to, nil
+	}), runner.Settings{Effect: recovery.Irreversible})
+	r, err := runner.New(engine, reg, runner.Options{})
+	check(err)
+	plan, err := r.Plan(ctx)
+	check(err)
+	_, table, _ := strings.Cut(plan.String(), "\n") // without the name of the log, which is random
+	fmt.Print(table)
+	if d := plan.Decision("c"); d != nil { // nil: the plan has no such job
+		d.Action, d.Reason = recovery.ActionFail, "nobody wants it any more"
+	}
+	applied, err := r.Apply(ctx, plan)
+	check(errors.Join(err, applied.Err()))
+
+	for _, job := range engine.Report().Held {
+		fmt.Println(job)
+	}
+	_, err = engine.Complete(ctx, "a", "sent, the outbox says") // it happened
+	check(err)
+	_, err = r.Release(ctx, "b", "it is not in the outbox") // it did not: another attempt
+	check(err)
+	for _, id := range []string{"a", "b", "c"} {
+		said, err := mail.Result(ctx, r, id)
+		fmt.Printf("%s: %q, %v\n", id, said, err)
+	}
+	check(r.Drain(ctx))
+	check(engine.Close())
+	// Output:
+	// JOB  CAPABILITY  EFFECT        STATE    EPOCH  ATTEMPTS  LAST STEP  ACTION  REASON
+	// a    mail        irreversible  started  1      1         -          hold    started in epoch 1 without a result: whether it happened is unknown
+	// b    mail        irreversible  started  1      1         -          hold    started in epoch 1 without a result: whether it happened is unknown
+	// c    mail        irreversible  started  1      1         -          hold    started in epoch 1 without a result: whether it happened is unknown
+	// job a (mail) started, held: started in epoch 1 without a result: whether it happened is unknown
+	// job b (mail) started, held: started in epoch 1 without a result: whether it happened is unknown
+	// a: "sent, the outbox says", <nil>
+	// b: "sent to b", <nil>
+	// c: "", runner: job c (mail) failed: nobody wants it any more
+}
+
 // payment can't be done twice, but asked about.
 type payment struct{ paid map[string]Receipt }
 
