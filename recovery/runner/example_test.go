@@ -344,3 +344,45 @@ func ExampleRunner_Cancel() {
 	// cancelled: no longer needed
 	// job a (sleep) failed: cancelled: no longer needed
 }
+
+// A program that is told to end (by signal.NotifyContext, say) gives its jobs a while. What has not come to its end by then has not
+// failed: the next process has it in its plan.
+func ExampleRunner_Drain() {
+	ctx := context.Background()
+	disk := crashfs.New()
+	reg, begun := runner.NewRegistry(), make(chan bool, 1)
+	long := runner.Add(reg, "long", runner.Func[string, string](func(ctx context.Context, of string) (string, error) {
+		if job, _ := runner.JobOf(ctx); job.Attempts > 1 {
+			return "the end of " + of, nil
+		}
+		begun <- true
+		<-ctx.Done()
+		return "", ctx.Err()
+	}), runner.Settings{Effect: recovery.Idempotent})
+	engine := open(disk)
+	r, err := runner.New(engine, reg, runner.Options{})
+	check(err)
+	_, err = long.Submit(ctx, r, "the story", runner.Once("a"))
+	check(err)
+	<-begun
+
+	while, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+	defer cancel()
+	var left *runner.DrainError
+	if err := r.Drain(while); errors.As(err, &left) {
+		fmt.Println(left)
+	}
+	check(engine.Close())
+
+	engine = open(disk) // the next process
+	r, err = runner.New(engine, reg, runner.Options{})
+	check(err)
+	_, err = r.Recover(ctx)
+	check(err)
+	fmt.Println(long.Do(ctx, r, "the story", runner.Once("a")))
+	check(r.Drain(ctx))
+	check(engine.Close())
+	// Output:
+	// runner: drained in part: context deadline exceeded; interrupted: a; still running: none
+	// the end of the story <nil>
+}
