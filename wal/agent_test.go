@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/jobwal/jobwal/wal"
 )
@@ -72,4 +73,16 @@ func TestF13_a_lock_that_is_inherited_is_found(t *testing.T) {
 	_, err := wal.Open(dir, wal.Options{})
 	wantError(t, err, []error{wal.ErrLocked})
 	p.wantEcho(t)
+}
+
+// F13: a process that was killed between fork and exec of a command leaves its lock for as long as exec takes. Here a command
+// keeps it for a moment; Open waits for that one, and no time for a process that lives.
+func TestF13_the_lock_of_the_dead_is_waited_for(t *testing.T) {
+	if leakDescriptors == nil {
+		t.Skip("needs a Unix with flock(2), where a descriptor can be inherited after it was opened")
+	}
+	dir := t.TempDir()
+	p := orphan(t, "leaky agent", dir)
+	time.AfterFunc(50*time.Millisecond, func() { _ = p.in.Close() }) // the command ends
+	mustClose(t, dirOpen(t, dir, wal.Options{}))
 }

@@ -81,7 +81,8 @@ func (e *TooLargeError) Error() string {
 // Is makes errors.Is(err, ErrTooLarge) true.
 func (e *TooLargeError) Is(target error) bool { return target == ErrTooLarge }
 
-// A LockedError says who holds the directory.
+// A LockedError says who holds the directory. Where that process is dead, as PID goes, one that it started has inherited the lock, and
+// has kept it for two seconds, in which Open waited.
 type LockedError struct {
 	Dir string
 	PID int // 0 when it is not known

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gofrs/flock"
 )
@@ -33,8 +34,9 @@ type FS interface {
 	Remove(name string) error
 	// SyncDir puts the entries of a directory (creates, renames, removes) on stable storage.
 	SyncDir(name string) error
-	// Lock takes the one writer's lock of a directory without waiting and holds it until the Closer is closed or the
-	// process is dead, whichever comes first. Where another holds it, the error is a *LockedError.
+	// Lock takes the one writer's lock of a directory and holds it until the Closer is closed or the process is dead,
+	// whichever comes first. Where another holds it, the error is a *LockedError, without waiting; a process that is dead
+	// and has not let go of it yet is waited for.
 	//
 	// If the Closer has a method Held() error, the log calls it before and after it makes a segment, before it drops any,
 	// and before it makes a checkpoint or gives it its name. An error means that the directory's name has come to mean
@@ -111,9 +113,31 @@ func (f osFile) Size() (int64, error) {
 	return info.Size(), nil
 }
 
-// Lock locks the directory itself where the system can (on Unix), so that deleting LOCK under a running writer lets no
-// second one in, and the file LOCK everywhere, which says who holds it.
+// lockPatience is how long Lock waits for the lock of a process that is dead.
+const lockPatience = 2 * time.Second
+
+// Lock is tried again while the one that LOCK names is dead. crash: a process that is killed while it starts a command leaves
+// a child between fork and exec, and what it had open, locks too, is open there until exec. With many commands and a busy
+// machine that is one kill in four.
 func (osFS) Lock(dir string) (io.Closer, error) {
+	held, err := lock(dir)
+	for end := time.Now().Add(lockPatience); ofTheDead(err) && time.Now().Before(end); held, err = lock(dir) {
+		time.Sleep(time.Millisecond)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return held, nil
+}
+
+func ofTheDead(err error) bool {
+	var locked *LockedError
+	return errors.As(err, &locked) && locked.PID != 0 && !alive(locked.PID)
+}
+
+// lock locks the directory itself where the system can (on Unix), so that deleting LOCK under a running writer lets no
+// second one in, and the file LOCK everywhere, which says who holds it.
+func lock(dir string) (*locks, error) {
 	path := filepath.Join(dir, lockName)
 	held := locks{dir: dir}
 	if canLockDirs {

@@ -5,6 +5,7 @@ package wal
 import (
 	"errors"
 	"os"
+	"syscall"
 )
 
 // flock(2) takes directories. Solaris and AIX lock with fcntl, which wants a file open for writing.
@@ -17,3 +18,6 @@ func syncDir(name string) error {
 	}
 	return errors.Join(d.Sync(), d.Close())
 }
+
+// alive tells whether there is a process of that number; where it can't be told: true.
+func alive(pid int) bool { return !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }

@@ -81,8 +81,7 @@ func takeStock(ctx context.Context, r *runner.Runner, p plan, s settings, found 
 
 // carryOut takes one step as far as it goes, from wherever its job stands.
 func carryOut(ctx context.Context, r *runner.Runner, s step) error {
-	_, err := r.Submit(ctx, s.Capability, s.Args, runner.ID(s.ID))
-	if err != nil && !errors.Is(err, statemachine.ErrDuplicateJob) { // an earlier agent has submitted it
+	if _, err := r.Submit(ctx, s.Capability, s.Args, runner.Once(s.ID)); err != nil { // an earlier agent may have submitted it
 		return err
 	}
 	job, err := r.Wait(ctx, s.ID)

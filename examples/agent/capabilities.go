@@ -26,8 +26,8 @@ func capabilities(w workshop) *runner.Registry {
 	return reg
 }
 
-// undoable are the capabilities with an Undo.
-var undoable = map[string]bool{"file_write": true, "script": true}
+// undoable tells which capabilities have an Undo; to ask that, they need no workshop.
+var undoable = capabilities(workshop{}).Undoes
 
 type target struct {
 	Path string `json:"path"`
@@ -173,10 +173,11 @@ func (c script) stage(ctx context.Context, parts []part, l limit) ([]string, err
 	return outputs, errors.Join(errs...)
 }
 
-// Undo: which parts were begun, and are no steps, nobody knows, so that at last all are undone.
+// Undo: which parts were begun, and are no steps, nobody knows, so that at last all those are undone.
 func (c script) Undo(ctx context.Context, args scriptArgs, done runner.Done) error {
 	for _, p := range slices.Backward(slices.Concat(args.Stages...)) {
-		if done.Step != "" && done.Step != p.Name+"/run" {
+		step := p.Name + "/run"
+		if done.Step != step && (done.Step != "" || slices.Contains(done.Undone, step)) {
 			continue
 		}
 		if _, err := c.run(ctx, p.Undo, args.limit); err != nil {

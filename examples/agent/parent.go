@@ -242,7 +242,7 @@ func unfinished(engine *recovery.Engine, p plan) (ids []string) {
 	for _, s := range p.Steps {
 		job, _ := engine.Job(s.ID)
 		undone := job.State == statemachine.RolledBack || job.StartedAt.IsZero()
-		toUndo := s.RollBack || job.State == statemachine.Failed && undoable[job.Capability]
+		toUndo := s.RollBack || job.State == statemachine.Failed && undoable(job.Capability)
 		if !job.Finished() || toUndo && !undone {
 			ids = append(ids, s.ID)
 		}

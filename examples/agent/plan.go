@@ -94,7 +94,7 @@ func (p *plan) check() error {
 			return fmt.Errorf("step %d: id %q is taken", i+1, s.ID)
 		case !slices.Contains(known, s.Capability):
 			return fmt.Errorf("step %d (%s): no capability %q; there are %s", i+1, s.ID, s.Capability, strings.Join(known, ", "))
-		case s.RollBack && !undoable[s.Capability]:
+		case s.RollBack && !undoable(s.Capability):
 			return fmt.Errorf("step %d (%s): a %s can't be undone", i+1, s.ID, s.Capability)
 		}
 		seen[s.ID] = true

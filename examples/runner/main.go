@@ -1,4 +1,5 @@
-// Runner buys a lamp, in two steps. Kill it at any moment, and run it again: what is recorded as done is not done twice.
+// Runner buys a lamp, in two steps. Kill it at any moment, and run it again: there is one purchase, and what is recorded as done
+// is not done twice.
 package main
 
 import (
@@ -48,7 +49,8 @@ func main() {
 	_, err = r.Apply(ctx, plan)
 	check(err)
 
-	receipt, err := purchase.Do(ctx, r, Order{"lamp", "Oslo"}) // or Submit now, and Result later
+	order := Order{"lamp", "Oslo"}
+	receipt, err := purchase.Do(ctx, r, order, runner.Once("order-17")) // or Submit now, and Result later
 	check(err)
 	fmt.Println(receipt)
 	check(r.Drain(ctx)) // what runs comes to its end; what waits is there for the next process

@@ -11,7 +11,7 @@ import (
 	"github.com/jobwal/jobwal/statemachine"
 )
 
-// The program goes on with what a process has left that died between its two steps.
+// The program goes on with what a process has left that died between its two steps, and buys one lamp, however often it runs.
 func TestRunAgain(t *testing.T) {
 	t.Chdir(t.TempDir())
 	ctx := context.Background()
@@ -26,7 +26,7 @@ func TestRunAgain(t *testing.T) {
 	}
 	engine, err = recovery.Open(ctx, "runner-jobs", recovery.Options{})
 	require.NoError(t, err)
-	require.Equal(t, 3, engine.Report().Jobs[statemachine.Completed])
+	require.Equal(t, 2, engine.Report().Jobs[statemachine.Completed])
 	for job := range engine.Jobs(projection.Query{}) {
 		output, _ := job.Output.JSON()
 		require.Equal(t, map[bool]string{true: `"paid: chair on shelf 7"`, false: `"paid: lamp on shelf 12"`}[job.ID == "left"], string(output))

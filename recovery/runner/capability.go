@@ -37,9 +37,10 @@ type Validator[A any] interface {
 }
 
 // An Undoer takes back what Execute did: of a job that fails after it has started, unless Settings.KeepFailed; and of any job
-// by [Runner.RollBack], or by a plan. It is called once for each step that was recorded, newest first, and then with the zero
-// Done for what was done outside of recorded steps: all of it, a part, or nothing at all. Each time that it returns nil for a
-// step is durable. It must be idempotent: the process may die when it is done and not recorded yet.
+// by [Runner.RollBack], or by a plan. It is called once for each step that was recorded, newest first, and then once with a Done
+// without a Step, for what was done outside of recorded steps: all of it, a part, or nothing at all. A step that was under way
+// when the job failed, or the process died, is among that. Each time that it returns nil for a step is durable. It must be
+// idempotent: the process may die when it is done and not recorded yet.
 //
 // After an error the job stays failed, and the rollback is still to be done: [Runner.RollBack] goes on with it, and so does the
 // plan of the next opening.
@@ -47,10 +48,15 @@ type Undoer[A any] interface {
 	Undo(ctx context.Context, args A, done Done) error
 }
 
-// Done is what is to be undone. The zero Done: whatever was done outside of recorded steps.
+// Done is what is to be undone.
 type Done struct {
+	// Step is the step's full name, as it is recorded: "fetch", "fetch#2" the second time, "branch/fetch" in a [Branch]. "": the
+	// end, whatever was done outside of recorded steps.
 	Step   string
 	Output json.RawMessage // as recorded; nil: none
+	// Undone are the full names of the steps that were recorded, in their order. They are undone by now, so that what is left at the
+	// end is what a step did that is not among them. Only at the end.
+	Undone []string
 }
 
 // Decode puts the step's output into v, as json.Unmarshal does.
@@ -124,6 +130,13 @@ func (reg *Registry) Effects() recovery.Effects {
 		effects[name] = c.Effect
 	}
 	return effects
+}
+
+// Undoes tells whether jobs of that capability can be rolled back, because it is an [Undoer]: a plan that rolls back others is refused
+// by [Runner.Apply]. False for a name that is not registered.
+func (reg *Registry) Undoes(name string) bool {
+	c := reg.find(name)
+	return c != nil && c.undoes
 }
 
 // capability is one without its types.

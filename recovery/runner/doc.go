@@ -6,9 +6,9 @@
 //
 //	engine, err := recovery.Open(ctx, "jobs", recovery.Options{})
 //	r, err := runner.New(engine, reg, runner.Options{})
-//	applied, err := r.Recover(ctx)           // what the last process has left
-//	page, err := fetch.Do(ctx, r, Args{URL}) // or Submit now, and Result later
-//	err = r.Drain(ctx)                       // and then engine.Close()
+//	applied, err := r.Recover(ctx)           // what the last process has left; or Plan, and Apply
+//	page, err := fetch.Do(ctx, r, Args{URL}) // or Submit now, and Result later; with Once, after a crash again
+//	err = r.Drain(ctx)                       // when the program is told to end; and then engine.Close()
 //
 // # Capabilities
 //
@@ -45,13 +45,14 @@
 // The context of Execute ends, with a [context.Cause] that tells them apart, by [Runner.Cancel] (*[CancelledError]: the job
 // fails), after Settings.Timeout (*[TimeoutError]: the attempt fails), without a sign of life for Settings.Heartbeat
 // ([ErrNoHeartbeat]: the attempt fails), and when [Runner.Drain] has no more time ([ErrDraining]: the job stays as it is). What
-// Execute makes of it decides: work that got done and returns nil is completed. Execute must come back: a goroutine can't be
+// Execute makes of it decides: work that got done and returns nil is completed. It may return ctx.Err(), wrapped or not: what is
+// recorded, and what a RetryPolicy sees, is the cause. Execute must come back: a goroutine can't be
 // stopped, and one that does not come back keeps its worker, which the Logger is told.
 //
 // # Rollback
 //
 // A job that has started and fails is undone if its capability is an [Undoer], unless Settings.KeepFailed: its steps newest first,
-// each undo durable before the next, then the rest. That it is to be is in the log with the failure itself, as a step named
+// each undo durable before the next, then the rest ([Done]). That it is to be is in the log with the failure itself, as a step named
 // "#rollback" which stays there. [Runner.RollBack] undoes a job that completed, or was kept.
 //
 // # What a crash leaves, and what the next process does
@@ -73,6 +74,18 @@
 //	                                        the process, have a policy hold the job, or take its rollback out of the plan
 //
 // [Runner.Plan] shows all that before it is done; edit it and give it to [Runner.Apply]; or give Recover a policy of your own.
+//
+// # Somebody decides
+//
+// Held jobs are in [recovery.Report].Held, with the reason, and [recovery.Engine.Explain] tells what is known of one. What somebody
+// has found out, and wants, is said by one of these, and is an event:
+//
+//	it did not happen, or may happen twice  [Runner.Release]: another attempt
+//	it happened                             [recovery.Engine.Complete], with the output that it should have had
+//	it is not to be done                    [Runner.Cancel]: the job fails, and is rolled back where a failure is
+//
+// The log has one writer, so it is the program with the runner that takes the decision: let it ask, or be asked, by whatever means it
+// has. To look, any process may open the log with wal.Options.ReadOnly.
 //
 // # Concurrency
 //

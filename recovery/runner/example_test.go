@@ -180,6 +180,58 @@ func ExampleRunner_Recover() {
 	// job a (purchase) completed
 }
 
+// What must not happen twice was under way when the process died. The plan holds it; two of the jobs are somebody's to decide, and
+// about the third the plan is edited.
+func ExampleRunner_Plan() {
+	ctx := context.Background()
+	disk := crashfs.New()
+	engine := open(disk)
+	for _, id := range []string{"a", "b", "c"} {
+		_, err := engine.Do(ctx, recovery.Submit(recovery.Submission{JobID: id, Capability: "mail", Args: "to " + id}), recovery.Validate(id), recovery.Start(id))
+		check(err)
+	}
+	engine = open(disk.Crash(crashfs.SyncedOnly)) // another process
+	reg := runner.NewRegistry()
+	mail := runner.Add(reg, "mail", runner.Func[string, string](func(_ context.Context, to string) (string, error) {
+		return "sent " + to, nil
+	}), runner.Settings{Effect: recovery.Irreversible})
+	r, err := runner.New(engine, reg, runner.Options{})
+	check(err)
+	plan, err := r.Plan(ctx)
+	check(err)
+	_, table, _ := strings.Cut(plan.String(), "\n") // without the name of the log, which is random
+	fmt.Print(table)
+	if d := plan.Decision("c"); d != nil { // nil: the plan has no such job
+		d.Action, d.Reason = recovery.ActionFail, "nobody wants it any more"
+	}
+	applied, err := r.Apply(ctx, plan)
+	check(errors.Join(err, applied.Err()))
+
+	for _, job := range engine.Report().Held {
+		fmt.Println(job)
+	}
+	_, err = engine.Complete(ctx, "a", "sent, the outbox says") // it happened
+	check(err)
+	_, err = r.Release(ctx, "b", "it is not in the outbox") // it did not: another attempt
+	check(err)
+	for _, id := range []string{"a", "b", "c"} {
+		said, err := mail.Result(ctx, r, id)
+		fmt.Printf("%s: %q, %v\n", id, said, err)
+	}
+	check(r.Drain(ctx))
+	check(engine.Close())
+	// Output:
+	// JOB  CAPABILITY  EFFECT        STATE    EPOCH  ATTEMPTS  LAST STEP  ACTION  REASON
+	// a    mail        irreversible  started  1      1         -          hold    started in epoch 1 without a result: whether it happened is unknown
+	// b    mail        irreversible  started  1      1         -          hold    started in epoch 1 without a result: whether it happened is unknown
+	// c    mail        irreversible  started  1      1         -          hold    started in epoch 1 without a result: whether it happened is unknown
+	// job a (mail) started, held: started in epoch 1 without a result: whether it happened is unknown
+	// job b (mail) started, held: started in epoch 1 without a result: whether it happened is unknown
+	// a: "sent, the outbox says", <nil>
+	// b: "sent to b", <nil>
+	// c: "", runner: job c (mail) failed: nobody wants it any more
+}
+
 // payment can't be done twice, but asked about.
 type payment struct{ paid map[string]Receipt }
 
@@ -219,6 +271,32 @@ func ExampleReconciler() {
 	// Output:
 	// R-1 <nil>
 	// runner: job b (pay) started, held: asked, and it can't be told whether it happened: the bank does not know of it yet
+}
+
+// A program that does not know whether a request got through makes it again, and there is one job.
+func ExampleOnce() {
+	ctx := context.Background()
+	reg := runner.NewRegistry()
+	price := runner.Add(reg, "price", runner.Func[Order, int](func(_ context.Context, o Order) (int, error) {
+		fmt.Println("asked for the price of a", o.Item)
+		return o.Cents + 500, nil
+	}), runner.Settings{Effect: recovery.Pure})
+	engine := open(crashfs.New())
+	r, err := runner.New(engine, reg, runner.Options{})
+	check(err)
+	for range 2 {
+		cents, err := price.Do(ctx, r, Order{"lamp", 3000}, runner.Once("request-17"))
+		fmt.Println(cents, err)
+	}
+	_, err = price.Do(ctx, r, Order{"chair", 3000}, runner.Once("request-17"))
+	fmt.Println(err)
+	check(r.Drain(ctx))
+	check(engine.Close())
+	// Output:
+	// asked for the price of a lamp
+	// 3500 <nil>
+	// 3500 <nil>
+	// runner: job "request-17" has other args: statemachine: job exists already
 }
 
 // Another attempt after some errors, and not after others.
@@ -265,4 +343,46 @@ func ExampleRunner_Cancel() {
 	// Output:
 	// cancelled: no longer needed
 	// job a (sleep) failed: cancelled: no longer needed
+}
+
+// A program that is told to end (by signal.NotifyContext, say) gives its jobs a while. What has not come to its end by then has not
+// failed: the next process has it in its plan.
+func ExampleRunner_Drain() {
+	ctx := context.Background()
+	disk := crashfs.New()
+	reg, begun := runner.NewRegistry(), make(chan bool, 1)
+	long := runner.Add(reg, "long", runner.Func[string, string](func(ctx context.Context, of string) (string, error) {
+		if job, _ := runner.JobOf(ctx); job.Attempts > 1 {
+			return "the end of " + of, nil
+		}
+		begun <- true
+		<-ctx.Done()
+		return "", ctx.Err()
+	}), runner.Settings{Effect: recovery.Idempotent})
+	engine := open(disk)
+	r, err := runner.New(engine, reg, runner.Options{})
+	check(err)
+	_, err = long.Submit(ctx, r, "the story", runner.Once("a"))
+	check(err)
+	<-begun
+
+	while, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+	defer cancel()
+	var left *runner.DrainError
+	if err := r.Drain(while); errors.As(err, &left) {
+		fmt.Println(left)
+	}
+	check(engine.Close())
+
+	engine = open(disk) // the next process
+	r, err = runner.New(engine, reg, runner.Options{})
+	check(err)
+	_, err = r.Recover(ctx)
+	check(err)
+	fmt.Println(long.Do(ctx, r, "the story", runner.Once("a")))
+	check(r.Drain(ctx))
+	check(engine.Close())
+	// Output:
+	// runner: drained in part: context deadline exceeded; interrupted: a; still running: none
+	// the end of the story <nil>
 }

@@ -133,11 +133,21 @@ func (r *Runner) undo(ctx context.Context, t *task) error {
 		if s.Undone || s.Name == toUndo {
 			continue
 		}
-		if err := r.undoStep(ctx, t, Done{s.Name, s.Output}); err != nil {
+		if err := r.undoStep(ctx, t, Done{Step: s.Name, Output: s.Output}); err != nil {
 			return err
 		}
 	}
-	return r.callUndo(ctx, t, Done{})
+	return r.callUndo(ctx, t, Done{Undone: names(t.steps)})
+}
+
+// names are those of the steps that the work recorded.
+func names(steps []recovery.StepRecord) (all []string) {
+	for _, s := range steps {
+		if s.Name != toUndo {
+			all = append(all, s.Name)
+		}
+	}
+	return all
 }
 
 // undoStep: crash: after the undo and before it is durable, it is done once more.

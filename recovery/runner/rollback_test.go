@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,7 +35,7 @@ func trip(l *ledger) script {
 		},
 		undo: func(_ context.Context, _ int, done Done) error {
 			if done.Step == "" {
-				l.note("undo the rest")
+				l.note("undo the rest, but %s", strings.Join(done.Undone, ", "))
 				return nil
 			}
 			var out string
@@ -45,7 +46,7 @@ func trip(l *ledger) script {
 	}
 }
 
-var undone = []string{"undo room: room 7", "undo flight: flight 7", "undo the rest"}
+var undone = []string{"undo room: room 7", "undo flight: flight 7", "undo the rest, but flight, room"}
 
 // A failed job is undone in reverse order of its steps, each of which is durable before the next.
 func TestRollback_of_a_failed_job(t *testing.T) {

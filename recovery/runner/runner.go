@@ -55,6 +55,7 @@ func (o Options) withDefaults() (Options, error) {
 type Runner struct {
 	engine  *recovery.Engine
 	commits commits
+	turns   turns
 	reg     *Registry
 	opts    Options
 
@@ -95,30 +96,42 @@ func New(e *recovery.Engine, reg *Registry, opts Options) (*Runner, error) {
 	return r, nil
 }
 
-// A SubmitOption is one of [Runner.Submit].
-type SubmitOption struct{ id string }
-
-// ID is the new job's id, in place of one made at random: see [recovery.Submission]. With an id of the caller's, a submission
-// whose outcome is not known can be made again: statemachine.ErrDuplicateJob says that it was there.
-func ID(id string) SubmitOption { return SubmitOption{id} }
-
 // Submit makes a new job and returns when that is durable; the job waits for a worker then. While the queue is full it waits,
-// until ctx ends, before anything is written; with the ctx that a capability's function was given it does not wait. [ErrUnknownCapability], [ErrDraining]: nothing was written. Otherwise the errors
-// are those of [recovery.Engine.Submit]. A job that is submitted while Drain begins may be left to the next opening.
+// until ctx ends, before anything is written; with the ctx that a capability's function was given it does not wait.
+// [ErrUnknownCapability], [ErrDraining]: nothing was written. Otherwise the errors are those of [recovery.Engine.Submit]. A job that
+// is submitted while Drain begins may be left to the next opening. Where the caller may die, or get an error that leaves the outcome
+// open, and will submit again: [Once].
 func (r *Runner) Submit(ctx context.Context, capability string, args any, opts ...SubmitOption) (statemachine.Job, error) {
 	_, job, err := r.submit(ctx, capability, args, opts)
 	return job, err
 }
 
+// submit returns no task for a job that was there, and is not in this runner.
 func (r *Runner) submit(ctx context.Context, capability string, args any, opts []SubmitOption) (*task, statemachine.Job, error) {
 	does := r.reg.find(capability)
 	if does == nil {
 		return nil, statemachine.Job{}, fmt.Errorf("%w: %.64q", ErrUnknownCapability, capability)
 	}
-	s := recovery.Submission{Capability: capability, Args: args}
-	for _, o := range opts {
-		s.JobID = o.id
+	s, once, err := submission(capability, args, opts)
+	if err != nil {
+		return nil, statemachine.Job{}, err
 	}
+	if s.JobID != "" {
+		if err := r.turns.take(ctx, s.JobID); err != nil {
+			return nil, statemachine.Job{}, err
+		}
+		defer r.turns.give(s.JobID)
+	}
+	if once {
+		if job, ok, err := r.there(ctx, s); ok {
+			return r.task(job.ID), job, err
+		}
+	}
+	return r.newJob(ctx, does, s)
+}
+
+// newJob makes one.
+func (r *Runner) newJob(ctx context.Context, does *capability, s recovery.Submission) (*task, statemachine.Job, error) {
 	if err := r.place(ctx); err != nil {
 		return nil, statemachine.Job{}, err
 	}
@@ -133,17 +146,19 @@ func (r *Runner) submit(ctx context.Context, capability string, args any, opts [
 }
 
 // Wait returns the job when it has ended, its rollback included if there is one, or when it is held or parked: no error, then,
-// whatever became of it. For a job that has ended already it returns at once. [ErrNotRunning]: this runner does not have it;
+// whatever became of it. For a job that has ended already it returns at once; for one that is held while it is worked on, when its
+// work has come back. [ErrNotRunning]: this runner does not have it;
 // [ErrDraining]: it was left to the next opening; statemachine.ErrUnknownJob; ctx's error, and the job goes on; or why the runner
 // had to leave the job as it was, when the log has failed.
 func (r *Runner) Wait(ctx context.Context, id string) (statemachine.Job, error) {
+	return r.await(ctx, r.task(id), statemachine.Job{ID: id})
+}
+
+// task is nil where this runner does not have the job.
+func (r *Runner) task(id string) *task {
 	r.mu.Lock()
-	t := r.tasks[id]
-	r.mu.Unlock()
-	if t == nil {
-		return r.settled(id)
-	}
-	return r.await(ctx, t, statemachine.Job{ID: id})
+	defer r.mu.Unlock()
+	return r.tasks[id]
 }
 
 // settled is how a job stands that this runner does not have.
@@ -161,8 +176,11 @@ func (r *Runner) settled(id string) (statemachine.Job, error) {
 // atRest tells whether nothing is going to happen to a job by itself.
 func atRest(job statemachine.Job) bool { return job.Finished() || job.Held != "" || job.Parked != "" }
 
-// await waits until the runner has done with a task. job is what is returned when ctx ends first.
+// await waits until the runner has done with a task, if there is one. job is what is returned when ctx ends first.
 func (r *Runner) await(ctx context.Context, t *task, job statemachine.Job) (statemachine.Job, error) {
+	if t == nil {
+		return r.settled(job.ID)
+	}
 	select {
 	case <-r.over(t):
 	case <-ctx.Done():

@@ -163,6 +163,8 @@ func TestAdd_panics_where_the_program_is_wrong(t *testing.T) {
 	require.Equal(t, recovery.Effects{"taken": recovery.Unknown}, reg.Effects())
 	Add(reg, "right", &pointers{}, Settings{Effect: recovery.Pure})
 	require.Equal(t, recovery.Effects{"taken": recovery.Unknown, "right": recovery.Pure}, reg.Effects())
+	Add(reg, "undoes", script{}, Settings{KeepFailed: true})
+	require.Equal(t, []bool{true, false, false}, []bool{reg.Undoes("undoes"), reg.Undoes("right"), reg.Undoes("unknown")})
 }
 
 type wrongUndo struct{}
