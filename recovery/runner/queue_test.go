@@ -40,6 +40,33 @@ func TestSubmit_by_work_does_not_wait_for_itself(t *testing.T) {
 	})
 }
 
+// Nor does it wait for somebody outside who submits the same job, and waits for a place. (It did, and he waited for its worker.)
+func TestSubmit_once_by_work_while_somebody_waits_to_do_it(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p *pool
+		p = newPool(t, does(script{execute: func(ctx context.Context, n int) (int, error) {
+			if n == 1 {
+				time.Sleep(time.Second)
+				_, err := p.Submit(ctx, "do", 0, Once("child"))
+				return n, err
+			}
+			return n, nil
+		}}, Settings{Timeout: time.Minute}), Options{Workers: 1, Queue: 1})
+		p.submit("do", "a", 1)
+		synctest.Wait()
+		p.submit("do", "b", 0)
+		outside := make(chan error)
+		go func() { _, err := p.Submit(context.Background(), "do", 0, Once("child")); outside <- err }()
+		require.Equal(t, statemachine.Completed, p.wait("a").State)
+		require.NoError(t, <-outside)
+		for _, id := range []string{"b", "child"} {
+			require.Equal(t, statemachine.Completed, p.wait(id).State)
+		}
+		require.Zero(t, p.waiting)
+		require.Empty(t, p.turns.taken)
+	})
+}
+
 // A place that becomes free is of whoever waits longest. (Whoever came just then took it, and the one who was told of it went to
 // the end of those who wait.)
 func TestQueue_is_fair(t *testing.T) {

@@ -312,3 +312,18 @@ func TestRollback_by_who_comes_late(t *testing.T) {
 	p.hands.Done()
 	require.Equal(t, []string{"undone"}, l.all())
 }
+
+// Which steps there were is told at the end, though all were undone by a process that died right before it.
+func TestRollback_tells_of_steps_that_were_undone_before(t *testing.T) {
+	var l ledger
+	p := newPool(t, does(script{
+		execute: func(ctx context.Context, n int) (int, error) { return Step(ctx, "one", is(n)) },
+		undo:    func(_ context.Context, _ int, done Done) error { l.note("%q %q", done.Step, done.Undone); return nil },
+	}, Settings{}), Options{})
+	p.run("do", "a", 1)
+	_, err := p.engine.UndoStep(t.Context(), "a", "one")
+	require.NoError(t, err)
+	_, err = p.RollBack(t.Context(), "a", "why")
+	require.NoError(t, err)
+	require.Equal(t, []string{`"" ["one"]`}, l.all())
+}

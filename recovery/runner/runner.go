@@ -116,24 +116,31 @@ func (r *Runner) submit(ctx context.Context, capability string, args any, opts [
 	if err != nil {
 		return nil, statemachine.Job{}, err
 	}
+	if once { // who only asks for one that is there needs no place
+		if t, job, ok, err := r.made(ctx, s); ok {
+			return t, job, err
+		}
+	}
+	if err := r.place(ctx); err != nil {
+		return nil, statemachine.Job{}, err
+	}
+	return r.newJob(ctx, does, s, once)
+}
+
+// newJob makes one; it has a place. Who waits for a place has no turn: a worker may wait for that.
+func (r *Runner) newJob(ctx context.Context, does *capability, s recovery.Submission, once bool) (*task, statemachine.Job, error) {
 	if s.JobID != "" {
 		if err := r.turns.take(ctx, s.JobID); err != nil {
+			r.giveBack()
 			return nil, statemachine.Job{}, err
 		}
 		defer r.turns.give(s.JobID)
 	}
 	if once {
 		if job, ok, err := r.there(ctx, s); ok {
+			r.giveBack()
 			return r.task(job.ID), job, err
 		}
-	}
-	return r.newJob(ctx, does, s)
-}
-
-// newJob makes one.
-func (r *Runner) newJob(ctx context.Context, does *capability, s recovery.Submission) (*task, statemachine.Job, error) {
-	if err := r.place(ctx); err != nil {
-		return nil, statemachine.Job{}, err
 	}
 	job, err := r.engine.Submit(ctx, s)
 	if err != nil {

@@ -168,6 +168,9 @@ func (r *Runner) bind(t *task, raw json.RawMessage) error {
 
 // steady reads the steps of earlier attempts, where there are some that this runner does not know.
 func (r *Runner) steady(t *task) bool {
+	if t.job.Steps == 0 {
+		return true
+	}
 	if err := r.recall(t); err != nil {
 		r.unreadable(t, err)
 		return false
@@ -193,7 +196,7 @@ func (r *Runner) unreadable(t *task, err error) {
 
 // recall reads a job's steps.
 func (r *Runner) recall(t *task) (err error) {
-	if t.known || t.job.Steps == 0 {
+	if t.known {
 		return nil
 	}
 	t.steps, err = r.engine.Steps(r.life, t.id)
