@@ -34,7 +34,8 @@ type ApplyOptions struct {
 	// Reconcile finds out whether a started job's work happened; it must not do it. Needed for ActionReconcile.
 	Reconcile func(context.Context, statemachine.Job) (Reconciled, error)
 	// RollBack undoes what a started job did, all of it or what there is. That the job has failed is durable by then. After a
-	// crash it may be called again. Needed for ActionRollBack.
+	// crash it may be called again. That the job is rolled back is recorded when it returns nil, unless it has done that itself,
+	// as who keeps others from the job meanwhile has to. Needed for ActionRollBack.
 	RollBack func(context.Context, statemachine.Job) error
 }
 
@@ -85,7 +86,7 @@ type Outcome struct {
 	Result Result
 	Reason string
 	// Err is what went wrong: of a command, or of a function of ApplyOptions. What Result says has happened all the same:
-	// a job that was Resumed, and whose Resume returned an error, has had its attempt.
+	// a job that was Resumed, and whose Resume returned an error, has had its attempt, unless by ResumeLater.
 	Err error
 }
 
@@ -297,11 +298,13 @@ func (a application) reconcile(ctx context.Context, d Decision, job statemachine
 	err := guarded(func() (err error) { r, err = a.opts.Reconcile(ctx, job); return err })
 	switch {
 	case err != nil:
-		o.Err = err
-		return o
+		return o.ended(NotApplied, err)
 	case r.found == foundDone:
 		o.Reason = "asked: it happened"
 		_, err := a.do(ctx, d, Complete(d.JobID, r.output))
+		if errors.Is(err, wal.ErrInvalid) || errors.Is(err, wal.ErrTooLarge) {
+			return a.hold(ctx, d, "asked: it happened, and what came of it can't be recorded: "+err.Error(), o)
+		}
 		return o.ended(Completed, err)
 	case r.found == foundNotDone && (a.opts.MaxAttempts < 0 || job.Attempts < a.opts.MaxAttempts):
 		o.Reason = "asked: it did not happen"
@@ -327,6 +330,10 @@ func (a application) rollBack(ctx context.Context, d Decision, job statemachine.
 	}
 	o.Result = Failed
 	if o.Err = guarded(func() error { return a.opts.RollBack(ctx, job) }); o.Err != nil {
+		return o
+	}
+	if now, _ := a.engine.Job(d.JobID); now.State == statemachine.RolledBack {
+		o.Result = RolledBack
 		return o
 	}
 	if _, o.Err = a.engine.Do(ctx, undone); o.Err == nil {

@@ -100,18 +100,14 @@ func (e *Engine) Do(ctx context.Context, commands ...Command) ([]statemachine.Jo
 
 // carryOut is Do into a slice that is there.
 func (e *Engine) carryOut(ctx context.Context, commands []Command, jobs []statemachine.Job) error {
-	err := e.do(ctx, commands)
+	err := e.do(ctx, commands, jobs)
 	if err != nil {
 		e.no.note(commands, e.opts.WAL.Now(), err)
-		return err
 	}
-	for i := range commands {
-		jobs[i], _ = e.jobs.Get(commands[i].id)
-	}
-	return nil
+	return err
 }
 
-func (e *Engine) do(ctx context.Context, commands []Command) error {
+func (e *Engine) do(ctx context.Context, commands []Command, jobs []statemachine.Job) error {
 	if ctx == nil {
 		return &wal.InvalidError{Field: "context", Reason: "nil"}
 	}
@@ -152,6 +148,9 @@ func (e *Engine) do(ctx context.Context, commands []Command) error {
 	}
 	if err := e.applier.wait(first + uint64(len(events)) - 1); err != nil {
 		return &unappliedError{err}
+	}
+	for i := range commands { // while nobody else has its turn: whoever began an attempt must not be told of the next one
+		jobs[i], _ = e.jobs.Get(commands[i].id)
 	}
 	return nil
 }
@@ -194,8 +193,20 @@ func which(err error, i, n int) error {
 	if n == 1 {
 		return err
 	}
-	return fmt.Errorf("recovery: command %d of %d: %w", i+1, n, err)
+	return &oneOfError{i, n, err}
 }
+
+// oneOfError is about the i-th of n commands.
+type oneOfError struct {
+	i, n  int
+	cause error
+}
+
+func (e *oneOfError) Error() string {
+	return fmt.Sprintf("recovery: command %d of %d: %v", e.i+1, e.n, e.cause)
+}
+
+func (e *oneOfError) Unwrap() error { return e.cause }
 
 func appendIDs(ids []string, commands []Command) []string {
 	for i := range commands {
@@ -341,6 +352,27 @@ func (e *Engine) History(ctx context.Context, id string) iter.Seq2[wal.Event, er
 		}
 		for _, event := range slices.Backward(events) {
 			if !yield(event, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Backward yields the events of one job, newest first, and holds none of them in memory: what stands near the end of a long story
+// is found without the rest. The errors are those of [Engine.History], and nothing comes behind one. Of a parked job it does not
+// notice that its past passes over events.
+func (e *Engine) Backward(ctx context.Context, id string) iter.Seq2[wal.Event, error] {
+	return func(yield func(wal.Event, error) bool) {
+		job, known := e.jobs.Get(id)
+		if !known {
+			yield(wal.Event{}, e.unknown(id))
+			return
+		}
+		for event, err := range e.past(ctx, id, job.Seq) {
+			if err != nil {
+				err = fmt.Errorf("recovery: history of job %q: %w", id, err)
+			}
+			if !yield(event, err) {
 				return
 			}
 		}

@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,7 +13,8 @@ import (
 	"github.com/jobwal/jobwal/wal"
 )
 
-// A Refused is a command that was not carried out, as this engine remembers it: in memory, and only the newest ones.
+// A Refused is a command that was not carried out, as this engine remembers it: in memory, and only the newest ones. Of a group
+// that was refused because of one of its jobs, those on that job.
 type Refused struct {
 	At    time.Time
 	JobID string
@@ -34,7 +36,15 @@ type refusedCommands struct {
 func (r *refusedCommands) note(commands []Command, at time.Time, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	guilty := "" // the job because of which all were refused; "": it was none of them
+	var one *oneOfError
+	if errors.As(err, &one) && one.n == len(commands) {
+		guilty = commands[one.i].id
+	}
 	for _, c := range commands[:min(len(commands), maxRefused)] {
+		if guilty != "" && c.id != guilty {
+			continue
+		}
 		n := Refused{At: at, JobID: c.id, Event: c.event, Err: err}
 		if len(r.ring) < maxRefused {
 			r.ring = append(r.ring, n)
@@ -63,7 +73,7 @@ type Explanation struct {
 	// Events are what happened to it, oldest first. Problem is why some are missing; "" when none are.
 	Events  []wal.Event
 	Problem string
-	// Steps are those that were recorded and not undone, in their order.
+	// Steps are those that were recorded and not undone, in their order, without marks: see [Step].
 	Steps []string
 	// Waits is what the job waits for, and Interrupted whether whoever was at work on it is gone.
 	Waits       string
@@ -115,7 +125,7 @@ func stepsOf(events []wal.Event) (done []string) {
 		all = recordStep(all, event)
 	}
 	for _, step := range all {
-		if !step.Undone {
+		if !step.Undone && !isMark(step.Name) {
 			done = append(done, step.Name)
 		}
 	}

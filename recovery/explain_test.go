@@ -214,3 +214,47 @@ func TestR2_any_bundle_comes_back(t *testing.T) {
 		require.WithinDuration(t, time.Now(), again.SubmittedAt, time.Hour)
 	})
 }
+
+// A mark that a runner has left is an event of the job, and none of its steps.
+func TestExplain_counts_no_marks(t *testing.T) {
+	e := inMemory(t, crashfs.New(), Options{})
+	jobs, err := e.Do(t.Context(), Submit(Submission{JobID: "job"}), Validate("job"), Start("job"), Step("job", "one", 1), Step("job", "#mark", nil))
+	require.NoError(t, err)
+	x, err := e.Explain(t.Context(), "job")
+	require.NoError(t, err)
+	require.Equal(t, []string{"one"}, x.Steps)
+	require.Contains(t, x.String(), "job_step #mark")
+	require.Contains(t, x.String(), "steps done: 1 (one)")
+	require.Equal(t, "one", x.Decision.Evidence.LastStep)
+
+	var back []uint64
+	for event, err := range e.Backward(t.Context(), "job") {
+		require.NoError(t, err)
+		back = append(back, event.Seq)
+	}
+	require.Equal(t, []uint64{5, 4, 3, 2, 1}, back)
+	require.Equal(t, jobs[0].Seq, back[0])
+	for _, err := range e.Backward(t.Context(), "nobody") {
+		require.ErrorIs(t, err, statemachine.ErrUnknownJob)
+	}
+}
+
+// Of a group that was refused because of one job, the others are not told: theirs was in order, and is often carried out right behind.
+func TestExplain_tells_a_job_of_no_others_refusal(t *testing.T) {
+	e := inMemory(t, crashfs.New(), Options{})
+	_, err := e.Do(t.Context(), Submit(Submission{JobID: "good"}), Submit(Submission{JobID: "bad"}))
+	require.NoError(t, err)
+	for _, commands := range [][]Command{
+		{Validate("good"), Start("bad"), Start("good")},
+		{Validate("good"), Validate("bad").IfSeq(1)},
+		{Validate("good"), Hold("bad", "")},
+	} {
+		_, err = e.Do(t.Context(), commands...)
+		require.Error(t, err)
+	}
+	for id, n := range map[string]int{"good": 0, "bad": 3} {
+		x, err := e.Explain(t.Context(), id)
+		require.NoError(t, err)
+		require.Len(t, x.Refused, n, id)
+	}
+}

@@ -100,7 +100,9 @@ func (e *Engine) evidence(ctx context.Context, job statemachine.Job) Evidence {
 		if event.Seq == job.Seq {
 			ev.LastEvent, ev.LastTime = event.Type, event.Time
 		}
-		ev.LastStep = StepName(event)
+		if name := StepName(event); !isMark(name) {
+			ev.LastStep = name
+		}
 		if n++; job.Steps == 0 || ev.LastStep != "" || n == maxLookback {
 			return ev
 		}

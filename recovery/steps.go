@@ -20,7 +20,8 @@ import (
 func Resume(id string) Command { return Command{event: wal.JobResumed, id: id} }
 
 // Step says that a step of a started job is done, and what came of it. The output is taken as [Submission].Args is. Of the
-// name, the rules are those for a JobID.
+// name, the rules are those for a JobID. One that begins with '#' is a mark: a note of whoever runs the job, and no work. [Engine.Steps]
+// has it and [statemachine.Job].Steps counts it, but for people ([Engine.Explain], [Evidence]) it is no step.
 func Step(id, name string, output any) Command {
 	return Command{event: wal.JobStep, id: id, payload: output, field: "Output", step: name, bad: checkStep(name)}
 }
@@ -72,6 +73,9 @@ func checkStep(name string) error {
 
 // maxStep is the most bytes of a step's name.
 const maxStep = 256
+
+// isMark: see [Step].
+func isMark(name string) bool { return strings.HasPrefix(name, "#") }
 
 // stepArgs are the Args of an event about a step.
 type stepArgs struct {

@@ -129,8 +129,8 @@ type Job struct {
 
 	// Attempts is how often its work has begun: once when it started, and once with each job_resumed.
 	Attempts int `json:"attempts,omitempty"`
-	// Steps is how many steps were recorded as done, less those that were recorded as undone; never negative. What came
-	// of them stands in the log alone.
+	// Steps is how many steps were recorded as done, less those that were recorded as undone; never negative. Their
+	// names are not looked at, and what came of them stands in the log alone.
 	Steps int `json:"steps,omitempty"`
 	// Progress is what was said last of how far the job is. A completed job has none, its Output says more.
 	Progress Payload `json:"progress,omitzero"`

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ type attemptSettings struct {
 	progress  time.Duration // the least time between two events of progress; not positive: none
 	heartbeat time.Duration // not positive: no sign of life is waited for
 	logger    *slog.Logger  // nil: nothing is said
+	// rest waits before the n-th time that a step is written again for which there was no room; false: it is not. nil: it is not.
+	rest func(n int, err error) bool
 }
 
 // An attempt is a job's work between its start, or a resume, and its end: what it may write, which steps were recorded
@@ -114,12 +117,13 @@ func about(ctx context.Context, job statemachine.Job) context.Context {
 }
 
 // stop ends steps and progress: none begins from now on. What is being written when it is called is done with when end or
-// close returns.
+// close returns. A step that still runs is why the job can't complete, nor be tried again, which would do it beside itself.
 func (a *attempt) stop() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.over == nil {
-		a.over = &FencedError{JobID: a.job.ID, Reason: "the attempt is over"}
+		a.over = a.fence.error("the attempt is over")
+		a.bad = cmp.Or(a.bad, a.scopes.underWay())
 	}
 	if a.pulse != nil {
 		a.pulse.Stop()
@@ -155,7 +159,7 @@ func (a *attempt) close() {
 	a.fence.lock()
 	defer a.fence.unlock()
 	if a.fence.lost == nil {
-		a.fence.lost = &FencedError{JobID: a.job.ID, Reason: "the attempt is over"}
+		a.fence.lost = a.fence.error("the attempt is over")
 	}
 }
 
@@ -168,7 +172,8 @@ func (a *attempt) steps() []recovery.StepRecord {
 }
 
 // broken is why the job can't complete, whatever its work returns, and why trying again is of no use: an *OrderError, or a
-// *StepError for steps beside each other in one scope. nil: so far nothing.
+// *StepError for steps beside each other in one scope, or for one that was still running at the attempt's end. nil: so far
+// nothing.
 func (a *attempt) broken() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

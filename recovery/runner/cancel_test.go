@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jobwal/jobwal/recovery"
+	"github.com/jobwal/jobwal/recovery/crashtest"
 	"github.com/jobwal/jobwal/statemachine"
 )
 
@@ -146,5 +147,101 @@ func TestHeld_while_at_work(t *testing.T) {
 		require.Equal(t, statemachine.RolledBack, p.wait("ill").State)
 		require.Equal(t, []string{"submitted", "validated", "started", "held: why", "released: broken", "step #rollback",
 			"failed: broken", "rolled_back: undone after its failure"}, p.story("ill"))
+	})
+}
+
+// Jobs that were cancelled before a worker came are not kept for it.
+func TestCancel_of_many_that_wait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, does(script{execute: until}, Settings{Timeout: time.Second}), Options{Workers: 1, Queue: 3})
+		p.submit("do", "at work", 1)
+		synctest.Wait()
+		for range 100 {
+			job, err := p.Submit(t.Context(), "do", 1)
+			require.NoError(t, err)
+			_, err = p.Cancel(t.Context(), job.ID, "")
+			require.NoError(t, err)
+		}
+		require.LessOrEqual(t, len(p.ready.tasks), 3)
+		require.Zero(t, p.waiting)
+	})
+}
+
+// A cancellation is not lost while a plan asks whether the work has happened, nor when the answer has no end.
+func TestCancel_while_it_is_asked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := poolOn(t, left(t), all(script{reconcile: func(ctx context.Context, _ int) (Found[int], error) {
+			<-ctx.Done()
+			return Found[int]{}, context.Cause(ctx)
+		}}), Options{})
+		applied := make(chan recovery.Applied)
+		go func() { a, _ := p.Recover(t.Context()); applied <- a }()
+		synctest.Wait()
+		job, err := p.Cancel(t.Context(), "reconcilable", "enough")
+		require.NoError(t, err)
+		require.Equal(t, "cancelled: enough", job.Error)
+		require.Error(t, (<-applied).Err())
+	})
+}
+
+// ctx ends the wait for the end of a job that nobody works on, too.
+func TestCancel_waits_no_longer_than_it_is_to(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, does(script{
+			execute: func(context.Context, int) (int, error) { return 0, errBroken },
+			undo:    func(context.Context, int, Done) error { time.Sleep(time.Hour); return nil },
+		}, Settings{Effect: recovery.Pure, Retry: RetryFunc(func(error, int) (time.Duration, bool) { return time.Hour, true })}), Options{})
+		p.submit("do", "a", 1)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		job, err := p.Cancel(ctx, "a", "enough")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, statemachine.Failed, job.State)
+		require.Equal(t, statemachine.RolledBack, p.wait("a").State)
+	})
+}
+
+// Of a job that is released and cancelled at the same time both come true: it was released, and it fails. (The cancellation came
+// too late, and the release found it at work: the job was nobody's.)
+func TestCancel_beside_Release(t *testing.T) {
+	for _, after := range []time.Duration{0, time.Millisecond, 500 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			e := engineOnMem(t, &crashtest.MemLog{}, &slowLog{})
+			defer e.Close()
+			_, err := e.Do(t.Context(), recovery.Submit(recovery.Submission{JobID: "a", Capability: "do", Args: 1}), recovery.Hold("a", "why"))
+			require.NoError(t, err)
+			p := poolOf(t, e, does(script{execute: until}, Settings{}), Options{})
+			released := make(chan error)
+			go func() { _, err := p.Release(context.Background(), "a", "so"); released <- err }()
+			time.Sleep(after)
+			job, err := p.Cancel(t.Context(), "a", "enough")
+			require.NoError(t, err)
+			require.Equal(t, "cancelled: enough", job.Error)
+			if after > 0 {
+				require.NoError(t, <-released)
+			} else {
+				<-released
+			}
+			require.Equal(t, statemachine.Failed, p.wait("a").State)
+			require.NoError(t, p.Drain(t.Context()))
+		})
+	}
+}
+
+// A held job that somebody has for a moment, and lets go of as it was, is cancelled all the same.
+func TestCancel_of_a_held_job_that_somebody_has(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, does(script{}, Settings{}), Options{})
+		held, err := p.engine.Do(t.Context(), recovery.Submit(recovery.Submission{JobID: "a", Capability: "do", Args: 1}), recovery.Hold("a", "why"))
+		require.NoError(t, err)
+		other, err := p.claimed(held[1], p.reg.find("do"))
+		require.NoError(t, err)
+		cancelled := make(chan statemachine.Job)
+		go func() { job, _ := p.Cancel(context.Background(), "a", "enough"); cancelled <- job }()
+		synctest.Wait()
+		p.leave(other, nil)
+		p.hands.Done()
+		require.Equal(t, "cancelled: enough", (<-cancelled).Error)
 	})
 }

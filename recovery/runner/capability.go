@@ -14,7 +14,8 @@ import (
 	"github.com/jobwal/jobwal/statemachine"
 )
 
-// An Executor does a capability's work. A is what it is given, R what comes of it, both as encoding/json has them. ctx ends
+// An Executor does a capability's work. A is what it is given, R what comes of it, both as encoding/json has them. The args are
+// those that were submitted, decoded anew: what Validate or an attempt before has changed in them is not seen. ctx ends
 // when the job is cancelled, when its time is over, or when the runner has to stop; [context.Cause] says which. It is called by
 // several goroutines at once, for different jobs. What it may implement besides: [Validator], [Undoer], [Reconciler].
 //

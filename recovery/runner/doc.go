@@ -70,6 +70,8 @@
 //	with a job of a capability that is      holds it
 //	  not registered any more
 //	while a plan was applied                makes a new plan; applied again, the old one does nothing twice
+//	in Validate, Reconcile or Undo          calls it again, however often that was: only attempts are counted. If it is what kills
+//	                                        the process, have a policy hold the job, or take its rollback out of the plan
 //
 // [Runner.Plan] shows all that before it is done; edit it and give it to [Runner.Apply]; or give Recover a policy of your own.
 //
@@ -88,8 +90,9 @@
 // # Concurrency
 //
 // All methods may be called from any number of goroutines. There are Options.Workers goroutines, and none for a job that waits.
-// At most Options.Queue jobs wait; Submit, Release and Recover wait for a place before they write. Functions of a capability may
-// call the runner (Submit, say), but must not wait for another job that needs a worker too, unless there are always enough.
+// While Options.Queue jobs wait, Submit, Release and Recover wait for a place before they write. Functions of a capability may
+// call the runner, with the ctx that they were given: Submit does not wait then, since all workers could. But they must not wait
+// for another job (Wait, Do) that needs a worker too, unless there are always enough.
 //
 // One runner per engine: two would each have a queue of their own, and the fence lets only one of them do a job, but each would
 // tell the other's jobs ErrNotRunning. Locks: Runner.mu is never held while anything is written or called; an attempt's fence,

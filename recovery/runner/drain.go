@@ -13,19 +13,22 @@ import (
 // contexts of what is worked on, with [ErrDraining] as their cause; none of it fails: it stays started in the log, and the next
 // opening's plan has it. Then Drain waits for Options.Grace, and a *[DrainError] lists what did not come to its end. It may be called
 // again. The engine is not closed; do that next.
+//
+// Work that asks for more (Submit, say) while the runner drains is told ErrDraining. If it ends with that error it does not fail: it
+// is left as it is, too, and listed as interrupted.
 func (r *Runner) Drain(ctx context.Context) error {
 	if ctx == nil {
 		return &wal.InvalidError{Field: "context", Reason: "nil"}
 	}
 	r.close()
+	atWork := r.present()
 	done := make(chan struct{})
 	go func() { r.hands.Wait(); close(done) }()
 	select {
 	case <-done:
-		return nil
+		return r.drained(atWork, ErrDraining)
 	case <-ctx.Done():
 	}
-	atWork := r.present()
 	r.end(ErrDraining)
 	timer := time.NewTimer(r.opts.Grace)
 	defer timer.Stop()
@@ -58,7 +61,7 @@ func (r *Runner) close() {
 	r.work.Broadcast()
 }
 
-// present are the tasks that are worked on.
+// present are the tasks that are worked on, now that nothing waits any more.
 func (r *Runner) present() (all []*task) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -68,7 +71,7 @@ func (r *Runner) present() (all []*task) {
 	return all
 }
 
-// drained says which of these did not come to their end.
+// drained says which of these did not come to their end. What others have done something about since is theirs.
 func (r *Runner) drained(atWork []*task, cause error) error {
 	e := &DrainError{cause: cause}
 	r.mu.Lock()
@@ -77,7 +80,7 @@ func (r *Runner) drained(atWork []*task, cause error) error {
 		switch {
 		case !t.gone:
 			e.Running = append(e.Running, t.id)
-		case t.err != nil:
+		case t.err != nil && refusalOf(t.err) != moved:
 			e.Interrupted = append(e.Interrupted, t.id)
 		}
 	}

@@ -145,3 +145,32 @@ func TestDrain_cuts_a_rollback_short(t *testing.T) {
 		require.Equal(t, statemachine.RolledBack, states(next.engine, "a")[0])
 	})
 }
+
+// Work that fails because the runner takes no more has not failed: its process ends. (It failed, and was undone.)
+func TestDrain_fails_no_work_that_submits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p *pool
+		x := script{
+			execute: func(ctx context.Context, n int) (int, error) {
+				time.Sleep(time.Minute)
+				if n == 0 {
+					return n, nil
+				}
+				_, err := p.Submit(ctx, "do", 0)
+				return n, err
+			},
+			undo: func(context.Context, int, Done) error { return nil },
+		}
+		p = newPool(t, does(x, Settings{Effect: recovery.Pure}), Options{})
+		p.submit("do", "a", 1)
+		synctest.Wait()
+		var drained *DrainError
+		require.ErrorAs(t, p.Drain(t.Context()), &drained)
+		require.Equal(t, []string{"a"}, drained.Interrupted)
+		require.Equal(t, []statemachine.State{statemachine.Started}, states(p.engine, "a"))
+		p = p.after(does(x, Settings{Effect: recovery.Pure}), Options{})
+		_, err := p.Recover(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, statemachine.Completed, p.wait("a").State)
+	})
+}

@@ -74,15 +74,15 @@ func (e *PanicError) Unwrap() error {
 // errGone is how a job fails whose function has ended its goroutine, by runtime.Goexit.
 var errGone = errors.New("its function ended its goroutine")
 
-// A DrainError says what was at work when the time of [Runner.Drain] was over. None of these jobs has failed: in the log
-// they are as they were, and the next opening's plan has them.
+// A DrainError says what was at work when [Runner.Drain] began, and did not come to its end. None of these jobs has failed: in
+// the log they are as they were, and the next opening's plan has them.
 type DrainError struct {
-	// Interrupted are the jobs whose work came back when its context ended.
+	// Interrupted are the jobs whose work came back when its context ended, or with ErrDraining before.
 	Interrupted []string
 	// Running are those whose work had not come back when Drain returned. It can't be stopped. What it still wants to write
 	// goes through the engine while that is open.
 	Running []string
-	cause   error // of Drain's context
+	cause   error // of Drain's context, or ErrDraining
 }
 
 func (e *DrainError) Error() string {
@@ -100,7 +100,7 @@ func listed(ids []string) string {
 	return " " + strings.Join(ids, " ")
 }
 
-// Unwrap returns the error of Drain's context.
+// Unwrap returns the error of Drain's context, or ErrDraining if there was time enough.
 func (e *DrainError) Unwrap() error { return e.cause }
 
 // errsMoved are those of a command that came after somebody else's.

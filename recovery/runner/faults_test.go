@@ -99,6 +99,35 @@ func TestF_full_disk_is_waited_for(t *testing.T) {
 	})
 }
 
+// So is a step: it was done, and is not done again for want of room. (Its job failed, though all that came of that had to wait for
+// room, too.)
+func TestF_full_disk_is_waited_for_by_steps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var fail func(error)
+		var l ledger
+		p, f := poolOnFaulty(t, does(script{execute: func(ctx context.Context, n int) (int, error) {
+			return Step(ctx, "charge", func(context.Context) (int, error) {
+				l.note("charged")
+				fail(syscall.ENOSPC)
+				return n, nil
+			})
+		}}, Settings{Effect: recovery.Irreversible, Heartbeat: time.Hour}), Options{})
+		fail = f
+		p.submit("do", "a", 1)
+		time.Sleep(time.Minute)
+		fail(nil)
+		require.Equal(t, statemachine.Completed, p.wait("a").State)
+		require.Equal(t, []string{"charged"}, l.all())
+
+		p.submit("do", "b", 1)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.Error(t, p.Drain(ctx))
+		require.Equal(t, []statemachine.State{statemachine.Started}, states(p.engine, "b"))
+	})
+}
+
 // When the log has failed the jobs are as they are, whoever waits is told, and the runner can be drained.
 func TestF_failed_log_leaves_jobs_as_they_are(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

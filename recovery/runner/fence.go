@@ -17,6 +17,7 @@ var ErrFenced = errors.New("runner: fenced")
 type FencedError struct {
 	JobID  string
 	Reason string
+	of     *fence // nil: of none that is known
 }
 
 func (e *FencedError) Error() string {
@@ -73,7 +74,11 @@ func (f *fence) stands(job statemachine.Job, known, ending bool) error {
 	default:
 		return nil
 	}
-	return &FencedError{JobID: f.id, Reason: reason}
+	return f.error(reason)
+}
+
+func (f *fence) error(reason string) error {
+	return &FencedError{JobID: f.id, Reason: reason, of: f}
 }
 
 // look asks for the job as it is now.
@@ -119,7 +124,7 @@ func (f *fence) final(err error) error {
 	case errors.Is(err, wal.ErrOutcomeUnknown):
 		return err
 	case errors.Is(err, recovery.ErrConflict): // commands of one engine wait for each other, so it was another's
-		return &FencedError{JobID: f.id, Reason: "another engine has written to the job: " + err.Error()}
+		return f.error("another engine has written to the job: " + err.Error())
 	}
 	return nil
 }

@@ -80,3 +80,20 @@ func TestFence_ended_by_others_while_it_runs(t *testing.T) {
 		require.NoError(t, r.Drain(ctx))
 	}
 }
+
+// What a job is told about another one's fence is no reason to let go of it. (It was taken for its own, and the job stayed started:
+// not ended, not held, and nobody had it.)
+func TestFence_of_another_job(t *testing.T) {
+	var other context.Context
+	p := newPool(t, does(script{execute: func(ctx context.Context, n int) (int, error) {
+		if n == 1 {
+			other = context.WithoutCancel(ctx)
+			return n, nil
+		}
+		return n, Progress(other, 1)
+	}}, Settings{}), Options{})
+	p.run("do", "one", 1)
+	job := p.run("do", "two", 2)
+	require.Equal(t, statemachine.Failed, job.State)
+	require.Contains(t, job.Error, `job "one": fenced`)
+}

@@ -34,18 +34,22 @@ func newPool(t testing.TB, reg *Registry, opts Options) *pool {
 }
 
 func poolOn(t testing.TB, disk wal.FS, reg *Registry, opts Options) *pool {
+	p := poolOf(t, engineOn(t, disk), reg, opts)
+	p.disk, _ = disk.(*crashfs.FS)
+	return p
+}
+
+func poolOf(t testing.TB, e *recovery.Engine, reg *Registry, opts Options) *pool {
 	log := &record{}
 	opts.Logger = slog.New(slog.NewTextHandler(log, nil))
-	r, err := New(engineOn(t, disk), reg, opts)
+	r, err := New(e, reg, opts)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		require.NoError(t, r.Drain(ctx))
 	})
-	p := &pool{r, t, nil, log}
-	p.disk, _ = disk.(*crashfs.FS)
-	return p
+	return &pool{r, t, nil, log}
 }
 
 // after is a pool on what a crash leaves of this one, at this instant.

@@ -44,6 +44,16 @@ func submission(capability string, args any, opts []SubmitOption) (s recovery.Su
 	return s, once, err
 }
 
+// made is there, for whoever has no turn yet.
+func (r *Runner) made(ctx context.Context, s recovery.Submission) (t *task, job statemachine.Job, ok bool, err error) {
+	if err := r.turns.take(ctx, s.JobID); err != nil {
+		return nil, job, true, err
+	}
+	defer r.turns.give(s.JobID)
+	job, ok, err = r.there(ctx, s)
+	return r.task(s.JobID), job, ok, err
+}
+
 // there returns the job that a submission would make, if it was made before; ok: there is one, or an error.
 func (r *Runner) there(ctx context.Context, s recovery.Submission) (job statemachine.Job, ok bool, err error) {
 	job, known := r.engine.Job(s.JobID)

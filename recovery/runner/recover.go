@@ -62,7 +62,7 @@ func (r *Runner) Plan(ctx context.Context, policies ...recovery.Policy) (recover
 		if does == nil || !does.undoes {
 			continue
 		}
-		d, err := r.halfUndone(ctx, job, does)
+		d, err := r.halfUndone(ctx, job, does.Effect)
 		if err != nil {
 			return p, err
 		}
@@ -73,30 +73,50 @@ func (r *Runner) Plan(ctx context.Context, policies ...recovery.Policy) (recover
 	return p, nil
 }
 
-// halfUndone decides about a failed job; nil: it was to be kept so. The error is ctx's. Of a job whose steps can't be read, the
+// halfUndone decides about a failed job; nil: it was to be kept so. The error is ctx's. Of a job whose events can't be read, the
 // Evidence says so: its rollback says it again.
-func (r *Runner) halfUndone(ctx context.Context, job statemachine.Job, does *capability) (*recovery.Decision, error) {
-	ev := recovery.Evidence{JobID: job.ID, Capability: job.Capability, Effect: does.Effect, State: job.State, Epoch: job.Epoch,
-		Attempts: job.Attempts, Steps: job.Steps, LastSeq: job.Seq, LastEvent: wal.JobFailed, LastTime: job.FinishedAt}
-	steps, err := r.engine.Steps(ctx, job.ID)
-	switch {
-	case ctx.Err() != nil:
+func (r *Runner) halfUndone(ctx context.Context, job statemachine.Job, effect recovery.Effect) (*recovery.Decision, error) {
+	ev := recovery.Evidence{JobID: job.ID, Capability: job.Capability, Effect: effect, State: job.State, Epoch: job.Epoch,
+		Attempts: job.Attempts, Steps: max(0, job.Steps-1), LastSeq: job.Seq} // toUndo is none
+	if kept := r.failure(ctx, job.ID, &ev); kept || ctx.Err() != nil {
 		return nil, ctx.Err()
-	case err != nil:
-		ev.Problem = err.Error()
-	case !slices.ContainsFunc(steps, func(s recovery.StepRecord) bool { return s.Name == toUndo }):
-		return nil, nil
-	}
-	for _, s := range steps {
-		switch {
-		case s.Undone:
-			ev.LastEvent = wal.JobStepUndone
-		case s.Name != toUndo:
-			ev.LastStep = s.Name
-		}
 	}
 	return &recovery.Decision{JobID: job.ID, Seq: job.Seq, Action: recovery.ActionRollBack,
 		Reason: "failed, and its rollback was cut short", Evidence: ev}, nil
+}
+
+// failure reads of a failed job no more than its failure and what has followed, and tells whether it was to be kept so. With the
+// failure, or not at all, the job was marked toUndo.
+func (r *Runner) failure(ctx context.Context, id string, ev *recovery.Evidence) (kept bool) {
+	const most = 1000 // events are read for the last step's name
+	failed, marked, undone, n := false, false, 0, 0
+	for event, err := range r.engine.Backward(ctx, id) {
+		name := recovery.StepName(event)
+		switch {
+		case err != nil:
+			ev.Problem = err.Error()
+			return false
+		case event.Type == wal.JobStepUndone:
+			undone++
+		case !failed:
+			failed = event.Type == wal.JobFailed
+		case !marked && name != toUndo:
+			return true
+		case !marked:
+			marked = true
+		case name != "" && undone > 0: // the newest are undone first
+			undone--
+		default:
+			ev.LastStep, n = name, n+1
+		}
+		if event.Seq == ev.LastSeq {
+			ev.LastEvent, ev.LastTime = event.Type, event.Time
+		}
+		if marked && (ev.Steps == 0 || ev.LastStep != "" || n == most) {
+			return false
+		}
+	}
+	return !marked
 }
 
 // Apply is [recovery.Plan.Apply] by the runner's capabilities. Jobs that are resumed wait for a worker: Resumed means that they do,
@@ -109,7 +129,7 @@ func (r *Runner) Apply(ctx context.Context, p recovery.Plan) (recovery.Applied, 
 	}
 	return p.Apply(ctx, r.engine, recovery.ApplyOptions{
 		Concurrency: r.opts.Workers, MaxAttempts: r.opts.MaxAttempts, ResumeLater: true, FailWith: r.failWith,
-		Resume: r.resume, Reconcile: r.reconcile, RollBack: r.rollBackByPlan,
+		Resume: r.resume, Reconcile: r.reconcile, RollBack: r.rollBacks(p),
 	})
 }
 
@@ -172,13 +192,16 @@ func (r *Runner) reconcile(ctx context.Context, job statemachine.Job) (recovery.
 	}
 	defer r.hands.Done()
 	defer r.leave(t, nil)
+	if t.job.Seq != job.Seq { // by now: what is found out would not count
+		return recovery.Reconciled{}, &recovery.ChangedError{JobID: t.id, Seq: job.Seq, Newest: t.job.Seq}
+	}
 	raw, done, err := r.args(ctx, t)
 	if err != nil {
 		return recovery.Reconciled{}, err
 	}
 	err = r.bind(t, raw)
 	if done(); err != nil {
-		return recovery.CannotTell(err.Error()), nil
+		return recovery.CannotTell(shortened(err.Error())), nil
 	}
 	found, err := r.question(ctx, t)
 	switch {
@@ -189,7 +212,7 @@ func (r *Runner) reconcile(ctx context.Context, job statemachine.Job) (recovery.
 	case found.found == foundNotDone:
 		return recovery.DidNotHappen(), nil
 	}
-	return recovery.CannotTell(found.why), nil
+	return recovery.CannotTell(shortened(found.why)), nil
 }
 
 // question asks the capability whether a job's work has happened.
@@ -205,7 +228,7 @@ func (r *Runner) asked(t *task) bool {
 		r.failed(t, cause)
 		return false
 	}
-	command := recovery.Hold(t.id, "asked, and it can't be told whether it happened: "+cmp.Or(found.why, "no reason was given"))
+	command := recovery.Hold(t.id, "asked, and it can't be told whether it happened: "+cmp.Or(shortened(found.why), "no reason was given"))
 	switch {
 	case err != nil:
 		command = recovery.Hold(t.id, shortened("whether it happened could not be asked: "+err.Error()))
@@ -216,6 +239,10 @@ func (r *Runner) asked(t *task) bool {
 		command = recovery.Complete(t.id, found.out)
 	}
 	jobs, err := r.do(command.IfSeq(t.job.Seq))
+	if refusalOf(err) == unfit && found.found == foundDone {
+		text := shortened("asked: it happened, and what came of it can't be recorded: " + err.Error())
+		jobs, err = r.do(recovery.Hold(t.id, text).IfSeq(t.job.Seq))
+	}
 	if err != nil {
 		r.left(t, err)
 		return false
@@ -225,8 +252,21 @@ func (r *Runner) asked(t *task) bool {
 	return false
 }
 
-// rollBackByPlan undoes; that it is undone is the plan's to say.
-func (r *Runner) rollBackByPlan(ctx context.Context, job statemachine.Job) error {
+// rollBacks rolls jobs back for the reasons of the plan's decisions.
+func (r *Runner) rollBacks(p recovery.Plan) func(context.Context, statemachine.Job) error {
+	reasons := make(map[string]string)
+	for _, d := range p.Decisions {
+		if d.Action == recovery.ActionRollBack {
+			reasons[d.JobID] = cmp.Or(d.Reason, "by a plan that gives no reason")
+		}
+	}
+	return func(ctx context.Context, job statemachine.Job) error {
+		return r.rollBackByPlan(ctx, job, reasons[job.ID])
+	}
+}
+
+// rollBackByPlan undoes, and says so before anybody else has the job: he would undo it once more.
+func (r *Runner) rollBackByPlan(ctx context.Context, job statemachine.Job, reason string) error {
 	does := r.reg.find(job.Capability)
 	if does == nil {
 		return fmt.Errorf("%w: %.64q", ErrUnknownCapability, job.Capability)
@@ -237,5 +277,5 @@ func (r *Runner) rollBackByPlan(ctx context.Context, job statemachine.Job) error
 	}
 	defer r.hands.Done()
 	defer r.leave(t, nil)
-	return r.undo(ctx, t)
+	return r.rollBack(ctx, t, reason)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jobwal/jobwal/recovery"
+	"github.com/jobwal/jobwal/recovery/crashtest"
 	"github.com/jobwal/jobwal/statemachine"
 	"github.com/jobwal/jobwal/wal"
 	"github.com/jobwal/jobwal/wal/crashfs"
@@ -254,4 +256,108 @@ type reconcilesText struct{}
 func (reconcilesText) Execute(context.Context, string) (int, error) { return 0, nil }
 func (reconcilesText) Reconcile(context.Context, string) (Found[int], error) {
 	return DidNotHappen[int](), nil
+}
+
+// Whatever a Reconcile says, the job does not stay between all chairs: what does not fit into the log is said in other words.
+func TestReconcile_says_more_than_fits(t *testing.T) {
+	long := strings.Repeat("x", wal.DefaultMaxEventBytes)
+	for name, c := range map[string]struct {
+		found Found[string]
+		held  string
+	}{
+		"can't tell": {CantTell[string](long), "can't be told"},
+		"happened":   {Happened(long), "it happened, and what came of it can't be recorded"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reg := NewRegistry()
+			Add(reg, "do", told{c.found}, Settings{Effect: recovery.Reconcilable, Retry: Backoff{First: 1}})
+			p := newPool(t, reg, Options{})
+			require.Contains(t, p.run("do", "a", 1).Held, c.held)
+
+			disk := crashfs.New()
+			_, err := engineOn(t, disk).Do(t.Context(), recovery.Submit(recovery.Submission{JobID: "a", Capability: "do", Args: 1}), recovery.Validate("a"), recovery.Start("a"))
+			require.NoError(t, err)
+			p = poolOn(t, disk.Crash(crashfs.SyncedOnly), reg, Options{})
+			applied, err := p.Recover(t.Context())
+			require.NoError(t, errors.Join(err, applied.Err()))
+			require.Contains(t, p.wait("a").Held, c.held)
+		})
+	}
+}
+
+type told struct{ found Found[string] }
+
+func (told) Execute(context.Context, int) (string, error)            { return "", errBroken }
+func (x told) Reconcile(context.Context, int) (Found[string], error) { return x.found, nil }
+
+// blindLog can't read what lies before a place.
+type blindLog struct {
+	recovery.Log
+	below uint64
+}
+
+func (l *blindLog) At(ctx context.Context, seq uint64) (wal.Event, error) {
+	if seq < l.below {
+		return wal.Event{}, &wal.CorruptError{Reason: "the sun was too strong"}
+	}
+	return l.Log.At(ctx, seq)
+}
+
+// A job whose args or steps can't be read is held, for somebody to see. (It was let go of, at each opening anew.)
+func TestJob_that_cannot_be_read(t *testing.T) {
+	for _, step := range []bool{false, true} {
+		end, err := (&crashtest.MemLog{}).Open(t.Context())
+		require.NoError(t, err)
+		log := &blindLog{Log: end}
+		e, err := recovery.OpenLog(t.Context(), log, recovery.Options{})
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = e.Close() })
+		s := recovery.Submission{JobID: "a", Capability: "do"}
+		commands := []recovery.Command{recovery.Validate("a"), recovery.Start("a"), recovery.Step("a", "one", 1), recovery.Hold("a", "why")}
+		if !step {
+			commands, s.Args = []recovery.Command{recovery.Hold("a", "why")}, strings.Repeat("x", 2000)
+		}
+		_, err = e.Do(t.Context(), append([]recovery.Command{recovery.Submit(s)}, commands...)...)
+		require.NoError(t, err)
+		log.below = 100
+		var l ledger
+		p := poolOf(t, e, does(script{execute: func(context.Context, int) (int, error) { l.note("done"); return 0, nil }}, Settings{Effect: recovery.Pure}), Options{})
+		_, err = p.Release(t.Context(), "a", "so")
+		require.NoError(t, err)
+		require.Contains(t, p.wait("a").Held, "the sun was too strong")
+		require.Empty(t, l.all())
+	}
+}
+
+// What a plan says of a rollback that was cut short, wherever it was, costs no more than the end of the job's story.
+func TestPlan_reads_no_more_of_a_failed_job_than_its_end(t *testing.T) {
+	end, err := (&crashtest.MemLog{}).Open(t.Context())
+	require.NoError(t, err)
+	log := &blindLog{Log: end}
+	e, err := recovery.OpenLog(t.Context(), log, recovery.Options{})
+	require.NoError(t, err)
+	begin := []recovery.Command{recovery.Submit(recovery.Submission{JobID: "a", Capability: "do", Args: 1}), recovery.Validate("a"), recovery.Start("a"),
+		recovery.Step("a", "one", 1), recovery.Step("a", "two", 2)}
+	_, err = e.Do(t.Context(), begin...)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = e.Close() })
+	log.below = 4
+	p := poolOf(t, e, does(script{undo: func(context.Context, int, Done) error { return nil }}, Settings{}), Options{})
+	for _, c := range []struct {
+		commands []recovery.Command
+		want     string
+	}{
+		{[]recovery.Command{recovery.Step("a", toUndo, nil), recovery.Fail("a", errBroken)}, "job_failed 2 two"},
+		{[]recovery.Command{recovery.UndoStep("a", "two")}, "job_step_undone 1 one"},
+		{[]recovery.Command{recovery.UndoStep("a", "one")}, "job_step_undone 0 "},
+	} {
+		_, err := e.Do(t.Context(), c.commands...)
+		require.NoError(t, err)
+		job, _ := e.Job("a")
+		d, err := p.halfUndone(t.Context(), job, recovery.Pure)
+		require.NoError(t, err)
+		ev := d.Evidence
+		require.Equal(t, c.want, fmt.Sprint(ev.LastEvent, " ", ev.Steps, " ", ev.LastStep))
+		require.Empty(t, ev.Problem)
+	}
 }

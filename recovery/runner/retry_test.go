@@ -251,3 +251,20 @@ func TestRetry_policy_that_panics(t *testing.T) {
 	require.Equal(t, "broken", p.run("do", "a", 1).Error)
 	require.Contains(t, p.log.String(), "level=ERROR msg=\"runner: panic\"")
 }
+
+// A job that somebody held and released while it waited for its next attempt goes on. (It was let go of, started and by nobody.)
+func TestRetry_of_a_job_that_was_released(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, does(script{execute: func(ctx context.Context, n int) (int, error) {
+			if job, _ := JobOf(ctx); job.Attempts == 1 {
+				return 0, Transient(errBroken)
+			}
+			return n, nil
+		}}, Settings{}), Options{})
+		p.submit("do", "a", 1)
+		synctest.Wait()
+		_, err := p.engine.Do(t.Context(), recovery.Hold("a", "why"), recovery.Release("a", "so"))
+		require.NoError(t, err)
+		require.Equal(t, statemachine.Completed, p.wait("a").State)
+	})
+}

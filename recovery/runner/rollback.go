@@ -48,6 +48,7 @@ func (r *Runner) fail(t *task, err error) {
 	undo := t.job.State == statemachine.Started && t.does.rollsBack()
 	t.job = job
 	if undo {
+		t.known = t.known && job.Steps == len(t.steps)+1 // and toUndo; else others have recorded some
 		bad = r.rollBack(r.life, t, "undone after its failure")
 	}
 	if errors.Is(bad, ErrDraining) {
@@ -62,22 +63,33 @@ func (r *Runner) fail(t *task, err error) {
 
 // failDurably: under the attempt, where there is one.
 func (r *Runner) failDurably(t *task, err error) (statemachine.Job, error) {
-	commands := failing(t.job, t.does, err)
 	if t.attempt == nil {
-		commands[0] = commands[0].IfSeq(t.job.Seq)
-		jobs, err := r.do(commands...)
-		if err != nil {
-			return t.job, err
-		}
-		return jobs[0], nil
+		return r.failIdle(t, err)
 	}
-	job, bad := t.attempt.end(context.Background(), commands...)
+	job, bad := t.attempt.end(context.Background(), failing(t.job, t.does, err)...)
 	for n := 0; bad != nil && r.endsAgain(t, n, bad); n++ {
 		now, _ := r.engine.Job(t.id)
 		job, bad = t.attempt.end(context.Background(), failing(now, t.does, err)...)
 	}
 	t.steps, t.known = t.attempt.steps(), true
 	return job, bad
+}
+
+// failIdle fails a job that nobody works on, though it be held or released at this moment.
+func (r *Runner) failIdle(t *task, cause error) (statemachine.Job, error) {
+	for {
+		commands := failing(t.job, t.does, cause)
+		commands[0] = commands[0].IfSeq(t.job.Seq)
+		jobs, err := r.do(commands...)
+		if err == nil {
+			return jobs[0], nil
+		}
+		now, _ := r.engine.Job(t.id)
+		if !errors.Is(err, recovery.ErrChanged) || !stands(t.job, now) {
+			return t.job, err
+		}
+		t.job = now
+	}
 }
 
 // endsAgain tells whether an end that was refused for the n-th time is to be written again, as the job stands then. One that was
@@ -94,7 +106,7 @@ func (r *Runner) rollBack(ctx context.Context, t *task, reason string) error {
 	if err := r.undo(ctx, t); err != nil {
 		return err
 	}
-	jobs, err := r.do(recovery.RollBack(t.id, reason).IfSeq(t.job.Seq))
+	jobs, err := r.do(recovery.RollBack(t.id, shortened(reason)).IfSeq(t.job.Seq))
 	if err == nil {
 		t.job = jobs[0]
 	}
@@ -154,11 +166,8 @@ func (r *Runner) callUndo(ctx context.Context, t *task, done Done) error {
 	return r.call(ctx, t, func(ctx context.Context) error { return t.work.undo(ctx, done) })
 }
 
-// rebind decodes the args, if they are not.
+// rebind decodes the args, again if need be: Execute may have changed what it was given.
 func (r *Runner) rebind(ctx context.Context, t *task) error {
-	if t.work != nil {
-		return nil
-	}
 	raw, done, err := r.args(ctx, t)
 	if err != nil {
 		return err

@@ -273,3 +273,57 @@ func TestRollback_by_a_plan_goes_on_after_a_crash(t *testing.T) {
 		require.NoError(rt, r.Drain(context.Background()))
 	})
 }
+
+// A step that was recorded by other means than Step is undone like the others.
+func TestRollback_of_what_the_runner_did_not_record(t *testing.T) {
+	var l ledger
+	var p *pool
+	p = newPool(t, does(script{
+		execute: func(ctx context.Context, n int) (int, error) {
+			if _, err := Step(ctx, "one", is(1)); err != nil {
+				return 0, err
+			}
+			if _, err := p.engine.Step(ctx, "a", "by hand", 2); err != nil {
+				return 0, err
+			}
+			return 0, errBroken
+		},
+		undo: func(_ context.Context, _ int, done Done) error { l.note("%s", done.Step); return nil },
+	}, Settings{}), Options{})
+	require.Equal(t, statemachine.RolledBack, p.run("do", "a", 1).State)
+	require.Equal(t, []string{"by hand", "one", ""}, l.all())
+}
+
+// What was rolled back is not undone once more by who looked at the job before. (Its steps were passed over, and the rest was
+// undone again, behind job_rolled_back.)
+func TestRollback_by_who_comes_late(t *testing.T) {
+	var l ledger
+	p := newPool(t, does(script{undo: func(_ context.Context, _ int, done Done) error { l.note("undone"); return nil }}, Settings{}), Options{})
+	p.run("do", "a", 1)
+	before, does, err := p.known("a")
+	require.NoError(t, err)
+	_, err = p.RollBack(t.Context(), "a", "why")
+	require.NoError(t, err)
+	require.ErrorIs(t, p.rollBackByPlan(t.Context(), before, "why"), statemachine.ErrTransition)
+	late, err := p.claimed(before, does)
+	require.NoError(t, err)
+	require.ErrorIs(t, p.rollBack(t.Context(), late, "why"), statemachine.ErrTransition)
+	p.leave(late, nil)
+	p.hands.Done()
+	require.Equal(t, []string{"undone"}, l.all())
+}
+
+// Which steps there were is told at the end, though all were undone by a process that died right before it.
+func TestRollback_tells_of_steps_that_were_undone_before(t *testing.T) {
+	var l ledger
+	p := newPool(t, does(script{
+		execute: func(ctx context.Context, n int) (int, error) { return Step(ctx, "one", is(n)) },
+		undo:    func(_ context.Context, _ int, done Done) error { l.note("%q %q", done.Step, done.Undone); return nil },
+	}, Settings{}), Options{})
+	p.run("do", "a", 1)
+	_, err := p.engine.UndoStep(t.Context(), "a", "one")
+	require.NoError(t, err)
+	_, err = p.RollBack(t.Context(), "a", "why")
+	require.NoError(t, err)
+	require.Equal(t, []string{`"" ["one"]`}, l.all())
+}

@@ -3,6 +3,7 @@ package runner
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -18,7 +19,8 @@ type Options struct {
 	// Workers: so many jobs are worked on at once. Default 8.
 	Workers int
 	// Queue: so many jobs may wait, for a worker or for another attempt. While it is full, Submit, Release and Recover wait,
-	// before they write anything. Default 1,024.
+	// before they write anything, and whoever came first goes on first; but not those that a capability's function calls with its
+	// own ctx, nor jobs whose attempt has failed: they go over it, since all workers might wait for each other. Default 1,024.
 	Queue int
 	// MaxAttempts: a job that was interrupted and whose work has begun so often is held, rather than resumed: it may be what
 	// kills the process. Every beginning counts, those by a [RetryPolicy] too. Default 8, which are the five of the default
@@ -95,9 +97,10 @@ func New(e *recovery.Engine, reg *Registry, opts Options) (*Runner, error) {
 }
 
 // Submit makes a new job and returns when that is durable; the job waits for a worker then. While the queue is full it waits,
-// until ctx ends, before anything is written. [ErrUnknownCapability], [ErrDraining]: nothing was written. Otherwise the errors
-// are those of [recovery.Engine.Submit]. A job that is submitted while Drain begins may be left to the next opening. Where the
-// caller may die, or get an error that leaves the outcome open, and will submit again: [Once].
+// until ctx ends, before anything is written; with the ctx that a capability's function was given it does not wait.
+// [ErrUnknownCapability], [ErrDraining]: nothing was written. Otherwise the errors are those of [recovery.Engine.Submit]. A job that
+// is submitted while Drain begins may be left to the next opening. Where the caller may die, or get an error that leaves the outcome
+// open, and will submit again: [Once].
 func (r *Runner) Submit(ctx context.Context, capability string, args any, opts ...SubmitOption) (statemachine.Job, error) {
 	_, job, err := r.submit(ctx, capability, args, opts)
 	return job, err
@@ -113,24 +116,31 @@ func (r *Runner) submit(ctx context.Context, capability string, args any, opts [
 	if err != nil {
 		return nil, statemachine.Job{}, err
 	}
+	if once { // who only asks for one that is there needs no place
+		if t, job, ok, err := r.made(ctx, s); ok {
+			return t, job, err
+		}
+	}
+	if err := r.place(ctx); err != nil {
+		return nil, statemachine.Job{}, err
+	}
+	return r.newJob(ctx, does, s, once)
+}
+
+// newJob makes one; it has a place. Who waits for a place has no turn: a worker may wait for that.
+func (r *Runner) newJob(ctx context.Context, does *capability, s recovery.Submission, once bool) (*task, statemachine.Job, error) {
 	if s.JobID != "" {
 		if err := r.turns.take(ctx, s.JobID); err != nil {
+			r.giveBack()
 			return nil, statemachine.Job{}, err
 		}
 		defer r.turns.give(s.JobID)
 	}
 	if once {
 		if job, ok, err := r.there(ctx, s); ok {
+			r.giveBack()
 			return r.task(job.ID), job, err
 		}
-	}
-	return r.newJob(ctx, does, s)
-}
-
-// newJob makes one.
-func (r *Runner) newJob(ctx context.Context, does *capability, s recovery.Submission) (*task, statemachine.Job, error) {
-	if err := r.place(ctx); err != nil {
-		return nil, statemachine.Job{}, err
 	}
 	job, err := r.engine.Submit(ctx, s)
 	if err != nil {
@@ -201,21 +211,28 @@ func (r *Runner) await(ctx context.Context, t *task, job statemachine.Job) (stat
 // back where a failure is. ctx ends the wait, not the cancellation. A job that has ended: statemachine.ErrTransition.
 func (r *Runner) Cancel(ctx context.Context, id, reason string) (statemachine.Job, error) {
 	cause := &CancelledError{cmp.Or(reason, "no reason was given")}
-	t, mine, err := r.seize(id, cause)
-	switch {
-	case err != nil:
-		return statemachine.Job{}, err
-	case !mine:
-		return r.await(ctx, t, statemachine.Job{ID: id})
+	for {
+		t, mine, err := r.seize(id, cause)
+		if err != nil {
+			return statemachine.Job{}, err
+		}
+		if mine {
+			go r.cancel(t, cause)
+		}
+		job, err := r.await(ctx, t, statemachine.Job{ID: id})
+		switch {
+		case mine && ctx.Err() == nil:
+			return t.job, t.err
+		case mine || err != nil && !errors.Is(err, ErrNotRunning) || job.Finished() || job.Parked != "":
+			return job, err
+		} // else who had it has let go of it before it had ended
 	}
-	defer r.hands.Done()
-	defer r.leave(t, errGone) // it is left by now, unless Undo has ended this goroutine
-	r.cancel(t, cause)
-	return t.job, t.err
 }
 
 // cancel fails a job that nobody works on.
 func (r *Runner) cancel(t *task, cause error) {
+	defer r.hands.Done()
+	defer r.leave(t, errGone) // it is left by now, unless Undo has ended this goroutine
 	if job, known := r.engine.Job(t.id); known {
 		t.job = job
 	}
@@ -223,24 +240,36 @@ func (r *Runner) cancel(t *task, cause error) {
 }
 
 // Release lets a held job go on: see [recovery.Engine.Release]. The decision is durable when it returns; the job waits for a
-// worker then. While the queue is full it waits before. [ErrBusy]: it was held while it was worked on, and still is.
+// worker then. While the queue is full it waits before. [ErrBusy]: the runner has the job: it was held while it was worked on or
+// waited, and still is.
 func (r *Runner) Release(ctx context.Context, id, decision string) (statemachine.Job, error) {
 	job, does, err := r.known(id)
 	if err != nil {
 		return job, err
 	}
-	if err := r.idle(id); err != nil {
+	if err := r.idle(id); err != nil { // before it waits
 		return job, err
 	}
 	if err := r.place(ctx); err != nil {
 		return job, err
 	}
-	job, err = r.engine.Release(ctx, id, decision)
+	t, err := r.claimed(job, does)
 	if err != nil {
 		r.giveBack()
 		return job, err
 	}
-	r.enqueue(&task{id: job.ID, job: job, does: does})
+	defer r.hands.Done()
+	job, err = r.engine.Release(ctx, id, decision)
+	if err != nil {
+		r.giveBack()
+		r.leave(t, nil)
+		return job, err
+	}
+	t.job = job
+	if cause := r.handOver(t); cause != nil {
+		defer r.leave(t, errGone)
+		r.fail(t, cause)
+	}
 	return job, nil
 }
 

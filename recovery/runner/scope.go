@@ -58,6 +58,16 @@ func (all scopes) at(name string) *scope {
 	return s
 }
 
+// underWay is about a step that still runs; nil: there is none.
+func (all scopes) underWay() error {
+	for _, s := range all {
+		if s.running != nil {
+			return s.running.failed("it was still running when the work returned; it has to wait for all its branches", nil)
+		}
+	}
+	return nil
+}
+
 // next is the call of a step by its name: the one that is recorded next, or one that is not recorded yet.
 func (s *scope) next(jobID, name string) *call {
 	c := &call{jobID: jobID, scope: s, name: name}

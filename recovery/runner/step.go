@@ -47,7 +47,7 @@ import (
 //
 // # Errors
 //
-// ErrNoJob; the cause with which ctx has ended, before fn is run (once fn has succeeded, its output is recorded even if ctx
+// While there is no room on the disk for an output, Step waits. ErrNoJob; the cause with which ctx has ended, before fn is run (once fn has succeeded, its output is recorded even if ctx
 // has ended); *OrderError; *[StepError] for a name, an output, or steps where there may be none; ErrFenced when the job is
 // held, or no more this attempt's, before fn is run if it is known by then. Whatever keeps an output from being recorded
 // comes wrapped in a *StepError: the step was done, and will be done again if the work is.
@@ -184,14 +184,24 @@ func (a *attempt) perform(ctx context.Context, p place, c *call, run func(contex
 		return c.failed("it was done, and its output could not be read again once recorded", err)
 	}
 	c.record.Output = raw
-	e := &entry{command: recovery.Step(a.job.ID, c.record.Name, raw), step: &c.record}
-	a.mu.Lock()
-	a.waiting = append(a.waiting, e)
-	a.mu.Unlock()
-	if err := a.write(ctx, e); err != nil {
+	err = a.record(ctx, c)
+	for n := 0; refusalOf(err) == full && a.settings.rest != nil && a.settings.rest(n, err); n++ {
+		a.alive()
+		err = a.record(ctx, c)
+	}
+	if err != nil {
 		return c.failed("it was done, and is not recorded", err)
 	}
 	return nil
+}
+
+// record makes a step that was done durable.
+func (a *attempt) record(ctx context.Context, c *call) error {
+	e := &entry{command: recovery.Step(a.job.ID, c.record.Name, c.record.Output), step: &c.record}
+	a.mu.Lock()
+	a.waiting = append(a.waiting, e)
+	a.mu.Unlock()
+	return a.write(ctx, e)
 }
 
 // begin finds out whether a step may be called in a place, and whether it is recorded. leave must follow.
@@ -232,16 +242,13 @@ func (a *attempt) leave(c *call, met bool) {
 	}
 }
 
-// unmet is why work that says that it is done is not: a step still runs, or one that is recorded was never called.
+// unmet is why work that says that it is done is not: a step that is recorded was never called.
 func (a *attempt) unmet() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var first *OrderError
 	var seq uint64
 	for _, s := range a.scopes {
-		if s.running != nil {
-			return s.running.failed("it was still running when the work returned; it has to wait for all its branches", nil)
-		}
 		if s.met < len(s.recorded) && (first == nil || s.recorded[s.met].Seq < seq) {
 			seq, first = s.recorded[s.met].Seq, s.orderError(a.job.ID, "")
 		}

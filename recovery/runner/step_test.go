@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -358,5 +359,47 @@ func BenchmarkStep(b *testing.B) {
 			}
 			a.close()
 		}
+	})
+}
+
+// Nor after work that has ended its goroutine.
+func TestStep_that_still_runs_when_its_work_is_gone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l ledger
+		p := newPool(t, does(script{execute: func(ctx context.Context, n int) (int, error) {
+			go Step(Branch(ctx, "card"), "charge", func(context.Context) (int, error) {
+				l.note("charged")
+				time.Sleep(time.Hour)
+				return 1, nil
+			})
+			time.Sleep(time.Second)
+			runtime.Goexit()
+			return n, nil
+		}}, Settings{Effect: recovery.Idempotent, Retry: Backoff{}}), Options{})
+		require.Equal(t, statemachine.Failed, p.run("do", "a", 1).State)
+		time.Sleep(2 * time.Hour)
+		require.Equal(t, []string{"charged"}, l.all())
+	})
+}
+
+// A step that still runs when the work returns is not done again beside itself, whatever the work says. (After an error it was: the
+// job was tried again, and an irreversible step happened twice.)
+func TestStep_that_still_runs_is_not_begun_again(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l ledger
+		p := newPool(t, does(script{execute: func(ctx context.Context, n int) (int, error) {
+			go Step(Branch(ctx, "card"), "charge", func(context.Context) (int, error) {
+				l.note("charged")
+				time.Sleep(time.Hour)
+				return 1, nil
+			})
+			time.Sleep(time.Second)
+			return 0, Transient(errBroken)
+		}}, Settings{Effect: recovery.Irreversible}), Options{})
+		job := p.run("do", "a", 1)
+		require.Equal(t, statemachine.Failed, job.State)
+		require.Contains(t, job.Error, "still running")
+		time.Sleep(2 * time.Hour)
+		require.Equal(t, []string{"charged"}, l.all())
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jobwal/jobwal/recovery"
@@ -28,7 +29,7 @@ type task struct {
 	// Guarded by Runner.mu:
 	phase phase
 	end   context.CancelCauseFunc // of what its capability does now; nil: nothing
-	cause error                   // why it was cancelled, while somebody worked on it
+	cause error                   // why it was cancelled, while somebody had it
 	timer *time.Timer             // brings it back for another attempt
 	over  chan struct{}           // closed when the runner has done with it; nil while nobody waits for that
 	gone  bool                    // it has
@@ -67,56 +68,63 @@ func (q *fifo) pop() *task {
 	return t
 }
 
-// place takes a place in the queue, and waits for one.
+// remove takes out a task that need not be there.
+func (q *fifo) remove(t *task) {
+	if i := slices.Index(q.tasks, t); i >= 0 {
+		q.tasks = slices.Delete(q.tasks, i, i+1)
+	}
+}
+
+// place takes a place in the queue, and waits for one: whoever came first has the next one that is free. A capability's function
+// does not wait, though there may be none: all workers could.
 func (r *Runner) place(ctx context.Context) error {
+	_, working := JobOf(ctx)
 	r.mu.Lock()
-	for !r.draining && r.waiting >= r.opts.Queue {
-		free := make(chan struct{})
-		r.room = append(r.room, free)
-		r.mu.Unlock()
-		var err error
-		select {
-		case <-free:
-		case <-r.stop:
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
-		r.mu.Lock()
-		if err != nil {
-			r.passOnLocked(free)
-			r.mu.Unlock()
-			return err
-		}
-	}
 	defer r.mu.Unlock()
-	if r.draining {
+	switch {
+	case r.draining:
 		return ErrDraining
+	case working || r.waiting < r.opts.Queue:
+		r.waiting++
+		return nil
 	}
-	r.waiting++
-	return nil
+	free := make(chan struct{})
+	r.room = append(r.room, free)
+	r.mu.Unlock()
+	var err error
+	select {
+	case <-free:
+	case <-r.stop:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	r.mu.Lock()
+	if r.draining {
+		err = ErrDraining
+	}
+	if err != nil {
+		r.goLocked(free)
+	}
+	return err
 }
 
-// passOnLocked: one that was told of a free place, and has gone, tells the next one.
-func (r *Runner) passOnLocked(free chan struct{}) {
-	for i, c := range r.room {
-		if c == free {
-			r.room = append(r.room[:i], r.room[i+1:]...)
-			return
-		}
+// goLocked: one that waited for a place has gone, or has got one meanwhile and does not want it any more.
+func (r *Runner) goLocked(free chan struct{}) {
+	if i := slices.Index(r.room, free); i >= 0 {
+		r.room = slices.Delete(r.room, i, i+1)
+		return
 	}
-	r.tellLocked()
+	r.giveBackLocked()
 }
 
-func (r *Runner) tellLocked() {
-	if len(r.room) > 0 && r.waiting < r.opts.Queue {
-		close(r.room[0])
-		r.room = r.room[1:]
-	}
-}
-
+// giveBackLocked hands a place on, to whoever waits longest.
 func (r *Runner) giveBackLocked() {
 	r.waiting--
-	r.tellLocked()
+	for len(r.room) > 0 && r.waiting < r.opts.Queue {
+		r.waiting++
+		close(r.room[0])
+		r.room = slices.Delete(r.room, 0, 1)
+	}
 }
 
 // giveBack is for a place of which nothing came.
@@ -140,10 +148,34 @@ func (r *Runner) enqueue(t *task) bool {
 		r.giveBackLocked()
 	default:
 		r.tasks[t.id] = t
-		r.ready.push(t)
-		r.work.Signal()
+		r.readyLocked(t)
 	}
 	return !r.draining
+}
+
+// handOver leaves a task that the caller has to the workers; it has a place. The error is why it is not to go there: it was
+// cancelled meanwhile, and the caller still has it.
+func (r *Runner) handOver(t *task) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case t.cause != nil:
+		r.giveBackLocked()
+		return t.cause
+	case r.draining:
+		r.giveBackLocked()
+		t.err = ErrDraining
+		r.goneLocked(t)
+	default:
+		r.readyLocked(t)
+	}
+	return nil
+}
+
+func (r *Runner) readyLocked(t *task) {
+	t.phase, t.timer = queued, nil
+	r.ready.push(t)
+	r.work.Signal()
 }
 
 // next waits for a task, and returns it with its context; nil when the runner drains.
@@ -151,15 +183,12 @@ func (r *Runner) next() *task {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for !r.draining {
-		t := r.ready.pop()
-		switch {
-		case t == nil:
-			r.work.Wait()
-		case t.phase == queued: // else somebody has seized it
+		if t := r.ready.pop(); t != nil {
 			r.giveBackLocked()
 			t.phase = atWork
 			return t
 		}
+		r.work.Wait()
 	}
 	return nil
 }
@@ -189,9 +218,7 @@ func (r *Runner) again(t *task) {
 	if r.draining || t.phase != retries {
 		return
 	}
-	t.phase, t.timer = queued, nil
-	r.ready.push(t)
-	r.work.Signal()
+	r.readyLocked(t)
 }
 
 // leave: the runner has done with a task.
@@ -271,22 +298,33 @@ func (r *Runner) claim(id string) (*task, error) {
 	return r.claimed(job, does)
 }
 
+// claimed looks at the job again: whoever had it until now may have ended it since, or undone what it did.
 func (r *Runner) claimed(job statemachine.Job, does *capability) (*task, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.tasks[job.ID] != nil {
-		return nil, fmt.Errorf("%w: %q", ErrBusy, job.ID)
-	}
-	if err := r.enterLocked(); err != nil {
+	t := &task{id: job.ID, job: job, does: does, phase: seized}
+	if err := r.claimTask(t); err != nil {
 		return nil, err
 	}
-	t := &task{id: job.ID, job: job, does: does, phase: seized}
-	r.tasks[job.ID] = t
+	if now, known := r.engine.Job(t.id); known {
+		t.job = now
+	}
 	return t, nil
 }
 
-// seize is for the cancellation of a job. Not mine: somebody works on it and was told the cause. Mine: nobody does, the caller
-// has it and is entered.
+func (r *Runner) claimTask(t *task) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tasks[t.id] != nil {
+		return fmt.Errorf("%w: %q", ErrBusy, t.id)
+	}
+	if err := r.enterLocked(); err != nil {
+		return err
+	}
+	r.tasks[t.id] = t
+	return nil
+}
+
+// seize is for the cancellation of a job. Not mine: somebody works on it, or is about to let it go on, and was told the cause.
+// Mine: nobody does, the caller has it and is entered.
 func (r *Runner) seize(id string, cause error) (t *task, mine bool, err error) {
 	r.mu.Lock()
 	t = r.tasks[id]
@@ -298,6 +336,9 @@ func (r *Runner) seize(id string, cause error) (t *task, mine bool, err error) {
 		}
 		if err == nil {
 			t, err = r.claimed(job, does)
+		}
+		if errors.Is(err, ErrBusy) { // by now
+			return r.seize(id, cause)
 		}
 		return t, true, err
 	}
@@ -312,6 +353,7 @@ func (r *Runner) seize(id string, cause error) (t *task, mine bool, err error) {
 	if t.timer != nil {
 		t.timer.Stop()
 	}
+	r.ready.remove(t)
 	r.giveBackLocked()
 	t.phase = seized
 	return t, true, nil
@@ -319,9 +361,6 @@ func (r *Runner) seize(id string, cause error) (t *task, mine bool, err error) {
 
 // stopLocked ends the context of a task, but never that of its rollback.
 func (r *Runner) stopLocked(t *task, cause error) {
-	if t.phase != atWork {
-		return
-	}
 	t.cause = cmp.Or(t.cause, cause)
 	if t.end != nil {
 		t.end(cause)

@@ -44,8 +44,11 @@ func (r *Runner) begin(t *task) bool {
 		if !r.prepared(t) {
 			return false
 		}
-		if t.ask && !r.asked(t) {
-			return false
+		if t.ask {
+			if !r.asked(t) {
+				return false
+			}
+			continue // with the args as they were
 		}
 		if cause := r.cause(t); cause != nil {
 			r.failed(t, cause)
@@ -75,7 +78,8 @@ func beginning(job statemachine.Job) []recovery.Command {
 
 // movedOn looks at a job again on which a command was refused. True: it is still to be begun, as it is now. Otherwise it is left.
 func (r *Runner) movedOn(t *task, err error) bool {
-	seq := t.job.Seq
+	before := t.job
+	seq := before.Seq
 	if refusalOf(err) != moved {
 		r.left(t, err)
 		return false
@@ -83,25 +87,42 @@ func (r *Runner) movedOn(t *task, err error) bool {
 	if job, known := r.engine.Job(t.id); known {
 		t.job = job
 	}
-	if t.job.Seq != seq && t.job.Held == "" && (t.job.State == statemachine.Submitted || t.job.State == statemachine.Validated) {
+	if t.job.Seq != seq && t.job.Held == "" && toBegin(before, t.job) {
 		return true
 	}
 	r.left(t, err)
 	return false
 }
 
+// toBegin tells whether a job that has changed is still to be begun by who has it: its work was not begun by others, or, if it
+// waits for another attempt, nothing else was done about it than to hold and release it, in this opening.
+func toBegin(before, now statemachine.Job) bool {
+	switch now.State {
+	case statemachine.Submitted, statemachine.Validated:
+		return true
+	}
+	return now.Epoch == before.Epoch && stands(before, now)
+}
+
+// stands tells whether a job that has changed is where it was: nothing was begun, done or ended.
+func stands(before, now statemachine.Job) bool {
+	return now.State == before.State && now.Attempts == before.Attempts && now.Steps == before.Steps && now.Parked == ""
+}
+
 // prepared decodes the args, for this attempt, and has them validated if that was not done. False: the task is dealt with.
 func (r *Runner) prepared(t *task) bool {
 	raw, done, err := r.args(r.life, t)
 	if err != nil {
-		r.left(t, err)
+		r.unreadable(t, err)
 		return false
 	}
 	err = r.bind(t, raw)
-	done()
 	if err == nil && t.does.validates && t.job.State == statemachine.Submitted {
-		err = r.call(r.life, t, t.work.validate)
+		if err = r.call(r.life, t, t.work.validate); err == nil {
+			err = r.bind(t, raw) // crash: what it has made of them is not in the log, and Execute is never to see it
+		}
 	}
+	done()
 	if err != nil {
 		r.failed(t, err)
 	}
@@ -147,16 +168,35 @@ func (r *Runner) bind(t *task, raw json.RawMessage) error {
 
 // steady reads the steps of earlier attempts, where there are some that this runner does not know.
 func (r *Runner) steady(t *task) bool {
+	if t.job.Steps == 0 {
+		return true
+	}
 	if err := r.recall(t); err != nil {
-		r.left(t, err)
+		r.unreadable(t, err)
 		return false
 	}
 	return true
 }
 
+// unreadable: what the log says of a job can't be read, now or ever: somebody has to look at it.
+func (r *Runner) unreadable(t *task, err error) {
+	if cause := r.cause(t); cause != nil {
+		r.failed(t, cause)
+		return
+	}
+	jobs, bad := r.do(recovery.Hold(t.id, shortened("its events can't be read: "+err.Error())).IfSeq(t.job.Seq))
+	if bad != nil {
+		r.left(t, fmt.Errorf("%w; %w", err, bad))
+		return
+	}
+	t.job = jobs[0]
+	r.opts.Logger.Warn("runner: job is held", "job", t.id, "capability", t.does.name, "error", err)
+	r.leave(t, nil)
+}
+
 // recall reads a job's steps.
 func (r *Runner) recall(t *task) (err error) {
-	if t.known || t.job.Steps == 0 {
+	if t.known {
 		return nil
 	}
 	t.steps, err = r.engine.Steps(r.life, t.id)
@@ -173,7 +213,7 @@ func (c *capability) limit(ctx context.Context) (context.Context, context.Cancel
 }
 
 func (r *Runner) execute(t *task) (out json.RawMessage, err error) {
-	t.attempt = newAttempt(&r.commits, t.job, t.steps, attemptSettings{r.opts.Progress, t.does.Heartbeat, r.opts.Logger})
+	t.attempt = newAttempt(&r.commits, t.job, t.steps, attemptSettings{r.opts.Progress, t.does.Heartbeat, r.opts.Logger, r.rest})
 	limited, cancel := t.does.limit(r.life)
 	defer cancel()
 	ctx, end := t.attempt.context(limited)
@@ -218,6 +258,7 @@ func guard(do func() error) (err error) {
 
 // ended decides what becomes of a job whose attempt has returned.
 func (r *Runner) ended(t *task, out json.RawMessage, err error) {
+	t.attempt.stop()
 	if err == nil {
 		if err = r.complete(t, out); err == nil {
 			return
@@ -257,16 +298,36 @@ func (r *Runner) failed(t *task, err error) {
 	switch {
 	case t.undoing: // only when its goroutine is gone
 		r.left(t, err)
-	case errors.Is(r.cause(t), ErrDraining):
+	case r.drains(t, err):
 		t.close()
 		r.left(t, ErrDraining)
-	case errors.Is(err, ErrFenced) && !errors.Is(err, ErrCancelled): // somebody else has it, or holds it: it did not fail
+	case t.fenced(err) && !errors.Is(err, ErrCancelled): // somebody else has it, or holds it: it did not fail
 		t.close()
 		r.left(t, err)
 	case r.retried(t, err):
 	default:
 		r.fail(t, err)
 	}
+}
+
+// drains tells whether a task is to be left to the next opening: its time is over, or it was told that the runner takes no more,
+// as Submit tells it, and came back with that.
+func (r *Runner) drains(t *task, err error) bool {
+	if errors.Is(r.cause(t), ErrDraining) {
+		return true
+	}
+	select {
+	case <-r.stop:
+		return errors.Is(err, ErrDraining)
+	default:
+		return false
+	}
+}
+
+// fenced tells whether err is that the attempt may not write any more: its own fence's, and not that of some other job.
+func (t *task) fenced(err error) bool {
+	var f *FencedError
+	return t.attempt != nil && errors.As(err, &f) && f.of == t.attempt.fence
 }
 
 // close ends the attempt, if there is one, and leaves the job as it is.
@@ -278,7 +339,10 @@ func (t *task) close() {
 
 // retried: crash: while the job waits it is started in the log, and nobody works on it: interrupted, and the plan decides.
 func (r *Runner) retried(t *task, err error) bool {
-	if t.attempt == nil || t.attempt.broken() != nil || errors.Is(err, ErrCancelled) || errors.Is(err, ErrFenced) || !mayRetry(err, t.does.twice()) {
+	if t.attempt == nil || errors.Is(err, ErrCancelled) || !mayRetry(err, t.does.twice()) {
+		return false
+	}
+	if t.attempt.stop(); t.attempt.broken() != nil {
 		return false
 	}
 	var wait time.Duration
@@ -294,7 +358,8 @@ func (r *Runner) retried(t *task, err error) bool {
 	if !known || now.State != statemachine.Started || now.Held != "" || now.Attempts != t.job.Attempts {
 		return false
 	}
-	t.steps, t.known = t.attempt.steps(), true
+	t.steps = t.attempt.steps()
+	t.known = now.Steps == len(t.steps) // else others have recorded some
 	t.ask = t.does.Effect == recovery.Reconcilable && !errors.Is(err, ErrTransient)
 	t.job, t.attempt, t.work = now, nil, nil
 	r.opts.Logger.Info("runner: attempt failed, another follows", "job", t.id, "capability", t.does.name,
