@@ -2,11 +2,13 @@ package runner
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"sync"
 
 	"github.com/jobwal/jobwal/recovery"
 	"github.com/jobwal/jobwal/statemachine"
+	"github.com/jobwal/jobwal/wal"
 )
 
 // commits carries out commands of several jobs in one append, where they come at the same time: after a sync, all whose commands
@@ -36,8 +38,7 @@ func (c *commits) Do(ctx context.Context, commands ...recovery.Command) ([]state
 	if leads {
 		runtime.Gosched() // those who were woken together come together
 		c.part(b)
-		b.jobs, b.err = c.engine.Do(context.WithoutCancel(ctx), b.commands...)
-		close(b.done)
+		c.carryOut(context.WithoutCancel(ctx), b)
 	}
 	<-b.done
 	switch {
@@ -48,6 +49,15 @@ func (c *commits) Do(ctx context.Context, commands ...recovery.Command) ([]state
 	}
 	return c.engine.Do(ctx, commands...) // one of the batch was refused, and nothing written: each by itself
 }
+
+// carryOut: whoever waits for b is told, also when the log or the clock that the engine was given panics.
+func (c *commits) carryOut(ctx context.Context, b *batch) {
+	defer close(b.done)
+	b.err = errAbandoned
+	b.jobs, b.err = c.engine.Do(ctx, b.commands...)
+}
+
+var errAbandoned = fmt.Errorf("runner: the log or the clock of the engine panicked, or ended the goroutine: %w", wal.ErrOutcomeUnknown)
 
 // Job is [recovery.Engine.Job].
 func (c *commits) Job(id string) (statemachine.Job, bool) { return c.engine.Job(id) }

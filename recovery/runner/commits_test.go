@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -79,6 +80,34 @@ func TestCommits_go_together(t *testing.T) {
 		close(lead.done)
 		all.Wait()
 		require.Equal(t, map[statemachine.State]int{statemachine.Started: 100, statemachine.Submitted: 1}, e.Report().Jobs)
+	})
+}
+
+// Whoever waits for an append is told when the code that the engine was given panics in it.
+func TestCommits_tell_when_the_clock_panics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		panics := false
+		e, err := recovery.Open(t.Context(), "jobs", recovery.Options{WAL: wal.Options{FS: crashfs.New(), Now: func() time.Time {
+			if panics {
+				panic("no time")
+			}
+			return time.Now()
+		}}})
+		require.NoError(t, err)
+		c := &commits{engine: e}
+		lead, _, _ := c.join([]recovery.Command{recovery.Submit(recovery.Submission{JobID: "leader"})})
+		told := make(chan error)
+		go func() {
+			_, err := c.Do(context.Background(), recovery.Submit(recovery.Submission{JobID: "a"}))
+			told <- err
+		}()
+		synctest.Wait()
+		panics = true
+		c.part(lead)
+		require.Panics(t, func() { c.carryOut(t.Context(), lead) })
+		require.ErrorIs(t, <-told, wal.ErrOutcomeUnknown)
+		panics = false
+		require.NoError(t, e.Close())
 	})
 }
 
