@@ -104,6 +104,11 @@ func TestMemory_does_not_grow_with_the_log(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			one, ten := peakHeap(t, run(dirs[1])), peakHeap(t, run(dirs[10]))
+			for range 2 { // a pool may hold a buffer or two more on a busy machine; what grows with the log is there each time
+				if ten >= one+512<<10 {
+					ten = min(ten, peakHeap(t, run(dirs[10])))
+				}
+			}
 			t.Logf("live at most: %d KiB, with ten times the log %d KiB", one>>10, ten>>10)
 			require.Less(t, ten, one+512<<10, "of a log that is 10 MB larger")
 		})
