@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jobwal/jobwal/projection"
+	"github.com/jobwal/jobwal/recovery"
 	"github.com/jobwal/jobwal/statemachine"
 )
 
@@ -95,4 +96,35 @@ func TestQueue_is_fair(t *testing.T) {
 		require.Zero(t, p.waiting)
 		require.Empty(t, p.room)
 	})
+}
+
+// A job is in the log before its Submit has put it into the queue. Whoever has it in between, and leaves it as it is, leaves it
+// to Submit; who ends it, leaves nothing to do; and whoever waits for it by Submit is told either way. (It was nobody's then.)
+func TestSubmit_beside_somebody_who_was_faster(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPool(t, does(script{}, Settings{}), Options{Workers: 1})
+			job, err := p.engine.Submit(t.Context(), recovery.Submission{JobID: "a", Capability: "do", Args: 1})
+			require.NoError(t, err)
+			faster, err := p.claim("a")
+			require.NoError(t, err)
+			require.NoError(t, p.place(t.Context()))
+			own := &task{id: "a", job: job, does: faster.does}
+			require.True(t, p.enqueue(own, true))
+			synctest.Wait()
+			want := statemachine.Completed
+			if ends {
+				want = statemachine.Failed
+				_, err := p.engine.Fail(t.Context(), "a", errBroken)
+				require.NoError(t, err)
+			}
+			p.leave(faster, nil)
+			p.hands.Done()
+			job, err = p.await(t.Context(), own, job)
+			require.NoError(t, err)
+			require.Equal(t, want, job.State)
+			require.Zero(t, p.waiting)
+			require.Empty(t, p.tasks)
+		})
+	}
 }

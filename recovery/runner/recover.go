@@ -175,7 +175,7 @@ func (r *Runner) resume(ctx context.Context, job statemachine.Job) error {
 	if err := r.place(ctx); err != nil {
 		return err
 	}
-	if !r.enqueue(&task{id: job.ID, job: job, does: does}) {
+	if !r.enqueue(&task{id: job.ID, job: job, does: does}, false) {
 		return ErrDraining
 	}
 	return nil

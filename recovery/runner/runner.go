@@ -148,7 +148,7 @@ func (r *Runner) newJob(ctx context.Context, does *capability, s recovery.Submis
 		return nil, job, err
 	}
 	t := &task{id: job.ID, job: job, does: does}
-	r.enqueue(t)
+	r.enqueue(t, true) // somebody may have come to it since it is in the log
 	return t, job, nil
 }
 

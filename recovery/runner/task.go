@@ -33,6 +33,9 @@ type task struct {
 	timer *time.Timer             // brings it back for another attempt
 	over  chan struct{}           // closed when the runner has done with it; nil while nobody waits for that
 	gone  bool                    // it has
+
+	behind *task // of the same job, for the workers when this one is gone; nil: none
+	second bool  // it was behind another: the job may have moved on
 }
 
 type phase uint8
@@ -134,23 +137,43 @@ func (r *Runner) giveBack() {
 	r.giveBackLocked()
 }
 
-// enqueue hands a task to the workers; it has a place. False: the runner drains, and the job is left in the log. One that the
-// runner has already stays the only one.
-func (r *Runner) enqueue(t *task) bool {
+// enqueue hands a task to the workers; it has a place. False: the runner drains, and the job is left in the log. Of a job that the
+// runner has already, what is awaited comes behind that, and so does what a caller may yet leave as it is; else one is enough.
+func (r *Runner) enqueue(t *task, awaited bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case r.draining:
+	switch other := r.tasks[t.id]; {
+	case r.draining || other == nil:
+		r.followLocked(t)
+	case awaited || other.phase == seized:
+		for other.behind != nil {
+			other = other.behind
+		}
+		other.behind, t.second = t, true
+	default:
+		r.giveBackLocked()
+	}
+	return !r.draining
+}
+
+// followLocked: t is its job's task now.
+func (r *Runner) followLocked(t *task) {
+	if r.draining {
 		r.giveBackLocked()
 		t.err = ErrDraining
 		r.goneLocked(t)
-	case r.tasks[t.id] != nil:
-		r.giveBackLocked()
-	default:
-		r.tasks[t.id] = t
-		r.readyLocked(t)
+		return
 	}
-	return !r.draining
+	r.tasks[t.id] = t
+	r.readyLocked(t)
+}
+
+// overtaken tells whether whoever had the job before has brought it to where a task that was behind has nothing to do.
+func (r *Runner) overtaken(t *task) bool {
+	job, _ := r.engine.Job(t.id)
+	moved := job.Seq != t.job.Seq
+	t.job = job
+	return atRest(job) || moved && job.State != statemachine.Submitted && job.State != statemachine.Validated
 }
 
 // handOver leaves a task that the caller has to the workers; it has a place. The error is why it is not to go there: it was
@@ -241,6 +264,10 @@ func (r *Runner) goneLocked(t *task) {
 	}
 	if t.over != nil {
 		close(t.over)
+	}
+	if next := t.behind; next != nil {
+		t.behind = nil
+		r.followLocked(next)
 	}
 }
 

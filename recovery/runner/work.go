@@ -40,6 +40,10 @@ func (r *Runner) attend(t *task) {
 
 // begin makes an attempt durable, right before its work. False: there is none, and the task is dealt with.
 func (r *Runner) begin(t *task) bool {
+	if t.second && r.overtaken(t) {
+		r.leave(t, nil)
+		return false
+	}
 	for {
 		if !r.prepared(t) {
 			return false
