@@ -36,8 +36,7 @@ type applier struct {
 
 	mu         sync.Mutex // guards the fields below
 	waiting    map[uint64]chan struct{}
-	ready      chan struct{} // closed when applied reaches goal
-	stopped    error         // why no more events are applied
+	stopped    error // why no more events are applied
 	unreadable []Unreadable
 	failed     []*ProjectionError
 	keepErr    error // of the newest checkpoint or compaction in the background
@@ -96,7 +95,7 @@ func (a *applier) apply(e wal.Event) error {
 	if a.report != nil && e.Seq <= a.goal && (e.Seq%progressEvery == 0 || e.Seq == a.goal) {
 		a.report(Progress{Applied: e.Seq, Last: a.goal, Took: time.Since(a.started)})
 	}
-	if e.Seq == a.goal || a.waiters.Load() > 0 {
+	if a.waiters.Load() > 0 {
 		a.wake(e.Seq)
 	}
 	if e.Seq >= a.dueAt.Load() {
@@ -108,17 +107,13 @@ func (a *applier) apply(e wal.Event) error {
 	return nil
 }
 
-// wake wakes whoever waits for the event at seq, and Open when that was what it waits for.
+// wake wakes whoever waits for the event at seq.
 func (a *applier) wake(seq uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if woken, ok := a.waiting[seq]; ok {
 		close(woken)
 		a.removeLocked(seq)
-	}
-	if seq >= a.goal && a.ready != nil {
-		close(a.ready)
-		a.ready = nil
 	}
 }
 
@@ -239,10 +234,6 @@ func (a *applier) wakeAll(err error) {
 	for seq, woken := range a.waiting {
 		close(woken)
 		a.removeLocked(seq)
-	}
-	if a.ready != nil {
-		close(a.ready)
-		a.ready = nil
 	}
 }
 

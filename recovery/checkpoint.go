@@ -176,6 +176,25 @@ func (e *Engine) replay(ctx context.Context, log Log, floor uint64) (err error) 
 	if err != nil {
 		return err
 	}
+	return e.findLost(ctx, log, floor)
+}
+
+// catchUp applies what was not there yet, or could not be believed yet, when the rest was replayed: what no witness
+// covers the log shows only when it has written it anew.
+func (e *Engine) catchUp(ctx context.Context, log Log) error {
+	a, first := e.applier, log.FirstSeq()
+	a.applied.Store(max(a.applied.Load(), first-1))
+	a.goal = log.LastSeq()
+	if from := a.applied.Load() + 1; from <= a.goal {
+		if err := e.apply(log.Events(ctx, from)); err != nil {
+			return err
+		}
+	}
+	return e.findLost(ctx, log, first)
+}
+
+// findLost folds the jobs once more when there are strays: see replayLost.
+func (e *Engine) findLost(ctx context.Context, log Log, floor uint64) error {
 	if strays := e.jobs.Strays(); len(strays) > 0 {
 		return e.replayLost(ctx, log.(Files), log, floor, strays)
 	}

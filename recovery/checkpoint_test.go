@@ -252,6 +252,30 @@ func TestR2_R5_checkpoints_and_compaction_lose_nothing(t *testing.T) { rapid.Che
 
 func FuzzR2_R5_checkpoints(f *testing.F) { f.Fuzz(rapid.MakeFuzz(propCheckpoints)) }
 
+// R4: so it is when what tells of the job is the last that was written before a crash, which Open can't believe, nor show
+// to who inspects the log, before it has written it anew.
+func TestR4_a_job_whose_beginning_was_dropped_is_parked_by_the_last_event(t *testing.T) {
+	ctx, disk := t.Context(), crashfs.New()
+	opts := Options{WAL: wal.Options{FS: disk, SegmentBytes: 1 << 10}}
+	l, err := wal.Open("jobs", opts.WAL)
+	require.NoError(t, err)
+	for i := range 10 {
+		_, err := l.Append(ctx, wal.Event{Type: wal.JobSubmitted, JobID: fmt.Sprint(i), Args: []byte(`"` + strings.Repeat("x", 300) + `"`)})
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.DropBefore(6))
+	_, err = l.Append(ctx, wal.Event{Type: wal.JobValidated, JobID: "0", Prev: 1})
+	require.NoError(t, err)
+
+	e := inMemory(t, disk.Crash(crashfs.Everything), opts)
+	job, known := e.Job("0")
+	require.True(t, known)
+	require.Contains(t, job.Parked, "its prev is 1")
+	require.Equal(t, e.Report().WAL.LastSeq, job.Seq)
+	_, err = e.Submit(ctx, Submission{JobID: "0"})
+	require.Error(t, err, "its id is taken")
+}
+
 // R4: a log that was cut by hand, below an engine: the job that lost its beginning is parked, and what no event has kept is
 // not made up.
 func TestR4_a_job_whose_beginning_was_dropped_is_parked(t *testing.T) {

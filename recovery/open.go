@@ -197,38 +197,27 @@ const (
 	DefaultHoldBytes       = 1 << 10
 )
 
-// serve starts the applier, and returns when it is at the log's end. The engine has the log from here on, and closes it
-// if that fails.
-func (e *Engine) serve(ctx context.Context, log Log) error {
+// serve folds what restore was not shown, and starts the applier at the log's end. The engine has the log from here on,
+// and closes it if that fails.
+func (e *Engine) serve(ctx context.Context, log Log) (err error) {
 	e.log = log
-	first, last := log.FirstSeq(), log.LastSeq()
-	a, ready := e.applier, make(chan struct{})
-	applied := max(a.applied.Load(), first-1)
-	a.applied.Store(applied)
-	a.goal = last
-	e.opened.Replayed += last - min(applied, last)
-	if applied < last {
-		a.ready = ready
-	} else {
-		close(ready)
+	serving := false
+	defer func() { // also when a projection ends the goroutine
+		if !serving {
+			err = errors.Join(err, log.Close())
+		}
+	}()
+	if err := cmp.Or(e.catchUp(ctx, log), ctx.Err()); err != nil {
+		return err
 	}
 	following, cancel := context.WithCancel(context.Background())
 	e.cancel, e.done = cancel, make(chan struct{})
-	events := log.Follow(following, applied+1)
+	events := log.Follow(following, e.applier.applied.Load()+1)
 	go func() {
 		defer close(e.done)
-		a.follow(events)
+		e.applier.follow(events)
 	}()
 	e.keep()
-	var err error
-	select {
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-ready:
-		err = a.err()
-	}
-	if err != nil {
-		return errors.Join(err, e.Close())
-	}
+	serving = true
 	return nil
 }
