@@ -266,8 +266,21 @@ func (l *Log) lead(own *request) {
 // gather lets callers that were just woken come back with their next event before the batch is taken: without this a
 // closed loop of n callers gets stuck at half of them a sync. It waits only as long as more come, and not at all when all
 // are there who were about when the last batch was done.
+//
+// A caller who seems to be alone gives way now and then, which costs him some microseconds. On one processor he might not
+// be: the scheduler takes it from a system call that lasts, not from one short sync after the other, and whoever could
+// have shared them would wait until his time slice is over.
 func (l *Log) gather() {
-	const patience = 10 // yields in which nobody came: some microseconds where nothing else runs, and nothing beside a sync
+	const (
+		patience = 10 // yields in which nobody came: some microseconds where nothing else runs, and nothing beside a sync
+		often    = 16
+	)
+	if l.crowd <= 1 {
+		if l.alone++; l.alone%often == 0 {
+			runtime.Gosched()
+		}
+		return
+	}
 	queued := l.waiting()
 	for idle := 0; queued < l.crowd && idle < patience; idle++ {
 		runtime.Gosched()

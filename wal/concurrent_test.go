@@ -108,6 +108,31 @@ func TestW2_waiting_callers_share_one_sync(t *testing.T) {
 	})
 }
 
+// On one processor, too. A caller who was alone with his sync went on with the next, and the scheduler, which looks at a
+// system call now and then, mostly found another one than before: the others had their turn when his time slice was over,
+// and no batch had more than one event.
+func TestW2_callers_share_syncs_on_one_processor(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	const callers, each = 64, 200
+	w := start(t, "", wal.Options{SegmentBytes: 64 << 20})
+	before := w.fs.Count(crashfs.OpSync)
+	var all sync.WaitGroup
+	for range callers {
+		all.Go(func() {
+			for range each {
+				if _, err := w.log.Append(ctx, event(1, 0, 1, 0)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := w.fs.Count(crashfs.OpSync) - before; n > 2*each {
+		t.Errorf("%d syncs for %d callers of %d appends each", n, callers, each)
+	}
+	mustClose(t, w.log)
+}
+
 // W6: nobody sees an event before it is on stable storage.
 func TestW6_nothing_before_durable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

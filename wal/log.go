@@ -26,6 +26,7 @@ type Log struct {
 	prefill    bool   // newlines are written ahead of the lines
 	filled     int64  // the active segment's end on disk: size, and newlines behind it
 	crowd      int    // how many requests the last batch had, and how many waited when it was done
+	alone      int    // how many batches have begun behind one that had one request, and nobody waited; the committer's
 	buf        []byte
 	batch      []*request // what takeLocked has taken
 
