@@ -3,12 +3,8 @@ package wal
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"runtime"
-	"slices"
-	"sort"
-	"sync"
 	"time"
 )
 
@@ -18,156 +14,11 @@ import (
 // runs when nobody appends. There is one committer at a time, and it alone writes and syncs: a sync beside it could
 // swallow the one report of an error.
 
-// A request is one append, or something else that only the committer may do.
-type request struct {
-	events []Event
-	bodies []byte // of the events, one after the other
-	room   *room
-	ends   []int  // where each ends in bodies
-	links  []int  // for each event the index of its job's previous one in this group, or -1
-	reach  uint64 // the highest Prev of those without a link
-	task   func() error
-	final  bool // the task of Close, which runs on a closed or failed log too
-	first  uint64
-	err    error
-	gate   sync.WaitGroup // opened when it is done, or its caller is to lead
-	leads  bool           // set before the gate is opened
-	size   int64          // the most that it takes in the log
-
-	single struct { // room for what most appends are: one event
-		event [1]Event
-		end   [1]int
-		link  [1]int
-	}
-}
-
-func newTask(run func() error) *request { return &request{task: run} }
-
-func newRequest(events int) *request {
-	r := new(request)
-	if events == 1 {
-		r.events, r.ends, r.links = r.single.event[:], r.single.end[:], r.single.link[:]
-	} else {
-		r.events, r.ends, r.links = make([]Event, events), make([]int, events), make([]int, events)
-	}
-	return r
-}
-
-// room is what checking and encoding an append takes, and leaves to the next.
-type room struct {
-	bodies []byte
-	json   jsonScanner
-}
-
-var rooms = sync.Pool{New: func() any { return new(room) }}
-
 const (
 	maxBatch  = 1 << 20  // a batch grows no further once it is this large: a sync's cost grows from there on
 	maxQueued = 16 << 20 // callers wait when this much is queued
 	idleAfter = 5 * time.Millisecond
 )
-
-// prepare checks and encodes events in the caller's own goroutine.
-func (l *Log) prepare(events []Event) (*request, error) {
-	r, err := l.opts.prepare(events)
-	if err != nil {
-		return nil, err
-	}
-	r.link()
-	return r, nil
-}
-
-// prepare does as much as can be done without knowing the log.
-func (o *Options) prepare(events []Event) (*request, error) {
-	if len(events) == 0 {
-		return nil, invalid("events", "none")
-	}
-	if len(events) > maxGroup {
-		return nil, &TooLargeError{What: "append: number of events", Size: int64(len(events)), Limit: maxGroup}
-	}
-	r := newRequest(len(events))
-	r.room = rooms.Get().(*room)
-	r.bodies = slices.Grow(r.room.bodies, roomFor(events))
-	d := door{json: &r.room.json}
-	if len(events) > 1 {
-		d.slab.size = slabSize
-	}
-	for i := range events {
-		if err := o.prepareOne(r, i, events[i], &d); err != nil {
-			return nil, inGroup(err, i, len(events))
-		}
-	}
-	if r.size = int64(len(r.bodies) + maxEnvelope*len(r.events)); r.size > MaxLineBytes {
-		return nil, &TooLargeError{What: "append", Size: r.size, Limit: MaxLineBytes}
-	}
-	return r, nil
-}
-
-// roomFor is about what the events' bodies take, so that the buffer grows once at most. What is far too large is refused
-// before it is all encoded.
-func roomFor(events []Event) (size int) {
-	for i := range events {
-		e := &events[i]
-		size += 128 + len(e.JobID) + len(e.Capability) + len(e.Args) + len(e.Output) + len(e.Error)
-	}
-	return min(size, maxBatch)
-}
-
-// checkPrev refuses a Prev that the log has not reached. Those within the group are set by Append, whatever was given.
-func (r *request) checkPrev(last uint64) error {
-	for i, e := range r.events {
-		if r.links[i] < 0 && e.Prev > last {
-			return inGroup(invalid("Prev", "%d; the log ends at seq %d", e.Prev, last), i, len(r.events))
-		}
-	}
-	return nil
-}
-
-func (o *Options) prepareOne(r *request, i int, given Event, d *door) error {
-	e, err := d.check(given, o.Now)
-	if err != nil {
-		return err
-	}
-	before := len(r.bodies)
-	r.bodies = appendBody(r.bodies, &e)
-	if size := len(r.bodies) - before + maxEnvelope; size > o.MaxEventBytes {
-		return &TooLargeError{What: "event", Size: int64(size), Limit: int64(o.MaxEventBytes)}
-	}
-	r.events[i], r.ends[i] = e, len(r.bodies)
-	return nil
-}
-
-// inGroup says which event of several was refused.
-func inGroup(err error, i, n int) error {
-	var bad *InvalidError
-	var large *TooLargeError
-	switch {
-	case n == 1:
-	case errors.As(err, &bad):
-		return invalid(fmt.Sprintf("event %d %s", i, bad.Field), "%s", bad.Reason)
-	case errors.As(err, &large):
-		large.What = fmt.Sprintf("event %d", i)
-	}
-	return err
-}
-
-// link finds, for each event, its job's previous one in the same group.
-func (r *request) link() {
-	if len(r.events) == 1 {
-		r.links[0], r.reach = -1, r.events[0].Prev
-		return
-	}
-	before := make(map[string]int, len(r.events))
-	for i := range r.events {
-		e := &r.events[i]
-		if j, ok := before[e.JobID]; ok && e.JobID != "" {
-			r.links[i] = j
-		} else {
-			r.links[i], r.reach = -1, max(r.reach, e.Prev)
-		}
-		before[e.JobID] = i
-	}
-}
 
 // commit queues a request and returns when it is done.
 func (l *Log) commit(ctx context.Context, r *request) error {
@@ -202,17 +53,6 @@ func (l *Log) commit(ctx context.Context, r *request) error {
 		l.lead(r)
 	}
 	return r.err
-}
-
-// wait returns when the request is done (false), or its caller is to lead (true).
-func (r *request) wait() (lead bool) {
-	r.gate.Wait()
-	return r.leads
-}
-
-func (r *request) open(lead bool) {
-	r.leads = lead
-	r.gate.Done()
 }
 
 func (l *Log) refusedLocked() error {
@@ -410,7 +250,6 @@ func (l *Log) encode(batch []*request) []byte {
 			from = r.ends[i]
 			seq++
 		}
-		r.freeBodies()
 	}
 	l.keep(buf)
 	return buf
@@ -421,18 +260,6 @@ func (l *Log) keep(buf []byte) {
 	if cap(buf) <= 2*maxBatch {
 		l.buf = buf
 	}
-}
-
-// freeBodies gives the encoded events' room back: they are in the lines now.
-func (r *request) freeBodies() {
-	if cap(r.bodies) <= maxBatch {
-		r.room.bodies, r.room.json.src = r.bodies[:0], nil
-		if cap(r.room.json.names) > 1024 {
-			r.room.json.names = nil
-		}
-		rooms.Put(r.room)
-	}
-	r.bodies, r.room = nil, nil
 }
 
 // put writes bytes behind what is shown, with so many newlines behind them, and, if it is to, syncs them. On an error
@@ -484,7 +311,7 @@ func (l *Log) show(batch []*request, size int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, r := range batch {
-		l.recent.add(r.events, r.size)
+		l.recent.add(r.events)
 		l.next += uint64(len(r.events))
 	}
 	l.segments[len(l.segments)-1].size += size
@@ -662,45 +489,4 @@ func (l *Log) markClosed() error {
 		return nil // all is durable; only the mark is missing
 	}
 	return err
-}
-
-// window is the newest events, for followers that keep up. It is bounded by bytes; whoever falls behind it reads from
-// disk. What it holds is never changed.
-type window struct {
-	groups []recentGroup
-	gone   int // of groups, at their beginning
-	bytes  int64
-}
-
-type recentGroup struct {
-	events []Event
-	size   int64
-}
-
-const windowBytes = 4 << 20
-
-func (w *window) add(events []Event, size int64) {
-	w.groups = append(w.groups, recentGroup{events, size})
-	w.bytes += size
-	for w.bytes > windowBytes {
-		w.bytes -= w.groups[w.gone].size
-		w.groups[w.gone] = recentGroup{}
-		w.gone++
-	}
-	if w.gone > len(w.groups)/2 {
-		kept := copy(w.groups, w.groups[w.gone:])
-		clear(w.groups[kept:])
-		w.groups, w.gone = w.groups[:kept], 0
-	}
-}
-
-// from puts the groups that hold the events from seq on, in order, into room, as many as it takes; none if seq is not
-// there.
-func (w *window) from(seq uint64, room []recentGroup) []recentGroup {
-	there := w.groups[w.gone:]
-	i := sort.Search(len(there), func(i int) bool { return there[i].events[0].Seq > seq })
-	if i == 0 {
-		return nil
-	}
-	return append(room[:0], there[i-1:min(len(there), i-1+cap(room))]...)
 }

@@ -86,10 +86,13 @@ func (l *Log) Append(ctx context.Context, events ...Event) (first uint64, err er
 	if err != nil {
 		return 0, err
 	}
-	if err := l.commit(ctx, r); err != nil {
+	err = l.commit(ctx, r)
+	first = r.first
+	r.free()
+	if err != nil {
 		return 0, err
 	}
-	return r.first, nil
+	return first, nil
 }
 
 // Events yields the events from seq from on, in order, to the end as it was when Events was called; from 0 means the

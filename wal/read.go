@@ -444,9 +444,9 @@ func (l *Log) follow(ctx context.Context, from uint64, yield func(Event, error) 
 		more = yield(e, nil)
 		return more
 	}
-	room := make([]recentGroup, 0, 64)
+	room := make([]Event, 0, 64)
 	for more {
-		groups, last, wait, err := l.newer(from, room)
+		recent, last, wait, err := l.newer(from, room)
 		switch {
 		case err != nil:
 			deliver(Event{}, err)
@@ -454,23 +454,19 @@ func (l *Log) follow(ctx context.Context, from uint64, yield func(Event, error) 
 			if err := l.wait(ctx, wait); err != nil {
 				deliver(Event{}, err)
 			}
-		case len(groups) == 0:
+		case len(recent) == 0:
 			l.read(from, last, deliver)
 		}
-		for _, group := range groups {
-			for i := range group.events {
-				if e := &group.events[i]; more && e.Seq >= from {
-					deliver(e.clone(), nil)
-				}
-			}
+		for i := 0; more && i < len(recent); i++ {
+			deliver(recent[i].clone(), nil)
 		}
-		clear(groups) // the events are not held while there is nothing new
+		clear(recent) // the events are not held while there is nothing new
 	}
 }
 
-// newer returns what there is to deliver from seq from on: groups from memory, put into room, or last for a read up to
+// newer returns what there is to deliver from seq from on: events from memory, put into room, or last for a read up to
 // there, or else a channel to wait on.
-func (l *Log) newer(from uint64, room []recentGroup) (groups []recentGroup, last uint64, wait <-chan struct{}, err error) {
+func (l *Log) newer(from uint64, room []Event) (recent []Event, last uint64, wait <-chan struct{}, err error) {
 	if last, err = l.refresh(); err != nil {
 		return nil, 0, nil, err
 	}
