@@ -193,10 +193,17 @@ func (e *Engine) catchUp(ctx context.Context, log Log) error {
 	return e.findLost(ctx, log, first)
 }
 
-// findLost folds the jobs once more when there are strays: see replayLost.
+// findLost folds the jobs once more when there are strays: see replayLost. Those that were found before, and are parked, come
+// out as strays of that, and it folds them again.
 func (e *Engine) findLost(ctx context.Context, log Log, floor uint64) error {
-	if strays := e.jobs.Strays(); len(strays) > 0 {
-		return e.replayLost(ctx, log.(Files), log, floor, strays)
+	lost := make(map[string]bool)
+	for strays := e.jobs.Strays(); len(strays) > 0; strays = e.jobs.Strays() {
+		for _, s := range strays {
+			lost[s.JobID] = true
+		}
+		if err := e.replayLost(ctx, log.(Files), log, floor, lost); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -276,12 +283,9 @@ func (e *Engine) apply(events iter.Seq2[wal.Event, error]) error {
 // replayLost folds the jobs once more, when there are some of which the log has the end, and neither the beginning nor
 // that they were forgotten: it was cut by [wal.Log.DropBefore], or saved by [wal.Salvage] from what was left of it. They
 // are parked. The projections have seen all that can be believed.
-func (e *Engine) replayLost(ctx context.Context, files Files, log Log, floor uint64, strays []projection.Stray) error {
+func (e *Engine) replayLost(ctx context.Context, files Files, log Log, floor uint64, lost map[string]bool) error {
 	opts := e.jobsOptions(floor)
-	opts.Lost = make(map[string]bool, len(strays))
-	for _, s := range strays {
-		opts.Lost[s.JobID] = true
-	}
+	opts.Lost = lost
 	e.jobs = projection.NewJobsWith(opts)
 	e.applier.jobs = e.jobs
 	for _, events := range []iter.Seq2[wal.Event, error]{files.Carried(), log.Events(ctx, floor)} {
