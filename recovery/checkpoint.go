@@ -58,11 +58,13 @@ func (e *Engine) restore(ctx context.Context, log Log) error {
 	return ctx.Err() // it may all have been read before ctx was done
 }
 
-// restoreBeside is restore beside a live writer, who may compact the log meanwhile. What the caller's own projections
-// have been shown can't be taken back, so that with them the first try is the last.
+// restoreBeside is restore, and what came meanwhile, beside a live writer, who may compact the log. What the caller's own
+// projections have been shown can't be taken back, so that with them the first try is the last.
 func (e *Engine) restoreBeside(ctx context.Context, log Log) (err error) {
 	for range 10 {
-		err = e.restore(ctx, log)
+		if err = e.restore(ctx, log); err == nil {
+			err = e.catchUp(ctx, log)
+		}
 		if !errors.Is(err, wal.ErrDropped) || len(e.opts.Projections) > 0 {
 			break
 		}
@@ -183,9 +185,8 @@ func (e *Engine) replay(ctx context.Context, log Log, floor uint64) (err error) 
 // covers the log shows only when it has written it anew.
 func (e *Engine) catchUp(ctx context.Context, log Log) error {
 	a, first := e.applier, log.FirstSeq()
-	a.applied.Store(max(a.applied.Load(), first-1))
 	a.goal = log.LastSeq()
-	if from := a.applied.Load() + 1; from <= a.goal {
+	if from := a.applied.Load() + 1; from <= a.goal { // of a log that was compacted since, what lies between would be missing
 		if err := e.apply(log.Events(ctx, from)); err != nil {
 			return err
 		}
