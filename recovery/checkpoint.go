@@ -58,11 +58,13 @@ func (e *Engine) restore(ctx context.Context, log Log) error {
 	return ctx.Err() // it may all have been read before ctx was done
 }
 
-// restoreBeside is restore beside a live writer, who may compact the log meanwhile. What the caller's own projections
-// have been shown can't be taken back, so that with them the first try is the last.
+// restoreBeside is restore, and what came meanwhile, beside a live writer, who may compact the log. What the caller's own
+// projections have been shown can't be taken back, so that with them the first try is the last.
 func (e *Engine) restoreBeside(ctx context.Context, log Log) (err error) {
 	for range 10 {
-		err = e.restore(ctx, log)
+		if err = e.restore(ctx, log); err == nil {
+			err = e.catchUp(ctx, log)
+		}
 		if !errors.Is(err, wal.ErrDropped) || len(e.opts.Projections) > 0 {
 			break
 		}
@@ -183,9 +185,8 @@ func (e *Engine) replay(ctx context.Context, log Log, floor uint64) (err error) 
 // covers the log shows only when it has written it anew.
 func (e *Engine) catchUp(ctx context.Context, log Log) error {
 	a, first := e.applier, log.FirstSeq()
-	a.applied.Store(max(a.applied.Load(), first-1))
 	a.goal = log.LastSeq()
-	if from := a.applied.Load() + 1; from <= a.goal {
+	if from := a.applied.Load() + 1; from <= a.goal { // of a log that was compacted since, what lies between would be missing
 		if err := e.apply(log.Events(ctx, from)); err != nil {
 			return err
 		}
@@ -193,10 +194,17 @@ func (e *Engine) catchUp(ctx context.Context, log Log) error {
 	return e.findLost(ctx, log, first)
 }
 
-// findLost folds the jobs once more when there are strays: see replayLost.
+// findLost folds the jobs once more when there are strays: see replayLost. Those that were found before, and are parked, come
+// out as strays of that, and it folds them again.
 func (e *Engine) findLost(ctx context.Context, log Log, floor uint64) error {
-	if strays := e.jobs.Strays(); len(strays) > 0 {
-		return e.replayLost(ctx, log.(Files), log, floor, strays)
+	lost := make(map[string]bool)
+	for strays := e.jobs.Strays(); len(strays) > 0; strays = e.jobs.Strays() {
+		for _, s := range strays {
+			lost[s.JobID] = true
+		}
+		if err := e.replayLost(ctx, log.(Files), log, floor, lost); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -276,12 +284,9 @@ func (e *Engine) apply(events iter.Seq2[wal.Event, error]) error {
 // replayLost folds the jobs once more, when there are some of which the log has the end, and neither the beginning nor
 // that they were forgotten: it was cut by [wal.Log.DropBefore], or saved by [wal.Salvage] from what was left of it. They
 // are parked. The projections have seen all that can be believed.
-func (e *Engine) replayLost(ctx context.Context, files Files, log Log, floor uint64, strays []projection.Stray) error {
+func (e *Engine) replayLost(ctx context.Context, files Files, log Log, floor uint64, lost map[string]bool) error {
 	opts := e.jobsOptions(floor)
-	opts.Lost = make(map[string]bool, len(strays))
-	for _, s := range strays {
-		opts.Lost[s.JobID] = true
-	}
+	opts.Lost = lost
 	e.jobs = projection.NewJobsWith(opts)
 	e.applier.jobs = e.jobs
 	for _, events := range []iter.Seq2[wal.Event, error]{files.Carried(), log.Events(ctx, floor)} {

@@ -276,6 +276,55 @@ func TestR4_a_job_whose_beginning_was_dropped_is_parked_by_the_last_event(t *tes
 	require.Error(t, err, "its id is taken")
 }
 
+// R4: so are they when one is told of by what the log shows at once, and another by that last event. Looking for the second,
+// Open forgot of the first that it was lost, and folded past it.
+func TestR4_of_two_jobs_whose_beginning_was_dropped_both_are_parked(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ctx, disk := t.Context(), crashfs.New()
+		opts := Options{WAL: wal.Options{FS: disk, SegmentBytes: 1 << 10}, CheckpointEvery: -1}
+		log, err := wal.Open("jobs", opts.WAL)
+		require.NoError(t, err)
+		prev := make(map[string]uint64)
+		tell := func(on wal.EventType, id string) {
+			e := wal.Event{Type: on, JobID: id, Prev: prev[id]}
+			if on == wal.JobSubmitted {
+				e.Args = []byte(`"` + strings.Repeat("x", 300) + `"`)
+			}
+			prev[id], err = log.Append(ctx, e)
+			require.NoError(t, err)
+		}
+		for i := range 10 {
+			tell(wal.JobSubmitted, fmt.Sprint(i))
+		}
+		require.NoError(t, log.DropBefore(6))
+		lost := rapid.Permutation([]string{"0", "1", "2"}).Draw(t, "lost")
+		for _, id := range lost {
+			tell(wal.JobValidated, id)
+			if rapid.Bool().Draw(t, "opened between") {
+				require.NoError(t, log.Close())
+				e, err := Open(ctx, "jobs", opts)
+				require.NoError(t, err)
+				if rapid.Bool().Draw(t, "checkpoint") {
+					require.NoError(t, e.Checkpoint(ctx))
+				}
+				require.NoError(t, e.Close())
+				log, err = wal.Open("jobs", opts.WAL)
+				require.NoError(t, err)
+			}
+		}
+		opts.WAL.FS = disk.Crash(crashfs.Everything)
+		e, err := Open(ctx, "jobs", opts)
+		require.NoError(t, err)
+		for _, id := range lost {
+			job, _ := e.Job(id)
+			require.Contains(t, job.Parked, "its prev is", "job %s", id)
+		}
+		require.Len(t, e.Report().Parked, len(lost))
+		require.NoError(t, e.Close())
+		require.NoError(t, log.Close())
+	})
+}
+
 // R4: a log that was cut by hand, below an engine: the job that lost its beginning is parked, and what no event has kept is
 // not made up.
 func TestR4_a_job_whose_beginning_was_dropped_is_parked(t *testing.T) {

@@ -63,7 +63,7 @@ type Options struct {
 //     its job and to the projections. Up to here nothing on disk has changed: damage anywhere in what is read, or a ctx
 //     that is done, leaves the directory as it was.
 //  4. wal.Open repairs what a crash left, and begins a new epoch.
-//  5. The applier follows the log. When it has reached the end that the log had, the engine is open. The applier goes on.
+//  5. What could not be believed before that is applied, too. The engine is open, and the applier follows the log.
 //
 // The errors are those of [wal.Open]; wal.ErrCorrupt also for damage that only reading everything shows; wal.ErrVersion
 // for a checkpoint of a newer format; an [IncompleteError]; ctx's, which ends the replay; wal.ErrInvalid for a nil ctx or
@@ -83,13 +83,11 @@ func Open(ctx context.Context, dir string, opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	fold := e.catchUp
 	if opts.WAL.ReadOnly { // then nothing was inspected
-		err = e.restoreBeside(ctx, OnDisk(log))
+		fold = e.restoreBeside
 	}
-	if err = cmp.Or(err, ctx.Err()); err != nil {
-		return nil, errors.Join(err, log.Close())
-	}
-	if err := e.serve(ctx, OnDisk(log)); err != nil {
+	if err := e.serve(ctx, OnDisk(log), fold); err != nil {
 		return nil, err
 	}
 	e.opened.WAL, e.opened.Took = log.Report(), time.Since(started)
@@ -119,10 +117,7 @@ func OpenLog(ctx context.Context, log Log, opts Options) (_ *Engine, err error) 
 		return nil, errors.Join(err, log.Close())
 	}
 	e := newEngine(opts)
-	if err := e.restoreBeside(ctx, log); err != nil {
-		return nil, errors.Join(err, log.Close())
-	}
-	if err := e.serve(ctx, log); err != nil {
+	if err := e.serve(ctx, log, e.restoreBeside); err != nil {
 		return nil, err
 	}
 	e.opened.Took = time.Since(started)
@@ -197,9 +192,9 @@ const (
 	DefaultHoldBytes       = 1 << 10
 )
 
-// serve folds what restore was not shown, and starts the applier at the log's end. The engine has the log from here on,
-// and closes it if that fails.
-func (e *Engine) serve(ctx context.Context, log Log) (err error) {
+// serve folds what there is, and starts the applier behind it. The engine has the log from here on, and closes it if that
+// fails.
+func (e *Engine) serve(ctx context.Context, log Log, fold func(context.Context, Log) error) (err error) {
 	e.log = log
 	serving := false
 	defer func() { // also when a projection ends the goroutine
@@ -207,7 +202,7 @@ func (e *Engine) serve(ctx context.Context, log Log) (err error) {
 			err = errors.Join(err, log.Close())
 		}
 	}()
-	if err := cmp.Or(e.catchUp(ctx, log), ctx.Err()); err != nil {
+	if err := cmp.Or(fold(ctx, log), ctx.Err()); err != nil {
 		return err
 	}
 	following, cancel := context.WithCancel(context.Background())

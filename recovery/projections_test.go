@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 
@@ -60,6 +61,77 @@ func TestF25_a_projection_that_ends_its_goroutine_leaves_nobody_waiting(t *testi
 	job, _ := e.Job("a")
 	require.Equal(t, statemachine.Validated, job.State)
 	require.NoError(t, e.Close())
+}
+
+// R3, F25: whatever ends Open, among the events that the log shows at once or among the last ones, which it shows when it has
+// written them anew, the log is closed: OpenLog left it open and locked. And what is not ended has shown each event once.
+func TestR3_F25_an_open_that_ends_early_leaves_nothing_open(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		disk := crashfs.New()
+		e, err := Open(t.Context(), "jobs", Options{WAL: wal.Options{FS: disk}})
+		require.NoError(t, err)
+		for i := range rapid.IntRange(1, 3).Draw(t, "groups") {
+			id := fmt.Sprint(i)
+			_, err := e.Do(t.Context(), Submit(Submission{JobID: id}), Validate(id), Start(id))
+			require.NoError(t, err)
+		}
+		last := e.log.LastSeq()
+		image := disk.Crash(crashfs.Everything)
+		require.NoError(t, e.Close())
+
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		at := rapid.Uint64Range(1, last).Draw(t, "at")
+		ways := map[string]func(){"cancel": cancel, "panic": func() { panic(errBroken) }, "Goexit": runtime.Goexit}
+		way := ways[rapid.SampledFrom([]string{"cancel", "panic", "Goexit"}).Draw(t, "way")]
+		seen, progress := &recorder{}, []uint64{}
+		opts := Options{WAL: wal.Options{FS: image}, Projections: []projection.Projection{seen}}
+		inProgress := rapid.Bool().Draw(t, "in OnProgress")
+		opts.OnProgress = func(p Progress) {
+			if progress = append(progress, p.Applied); inProgress && p.Applied >= at {
+				way()
+			}
+		}
+		if !inProgress {
+			opts.Projections = append(opts.Projections, named{"ends", func(e wal.Event, _ statemachine.Job) error {
+				if e.Seq == at {
+					way()
+				}
+				return nil
+			}})
+		}
+		open := func() (*Engine, error) { return Open(ctx, "jobs", opts) }
+		if rapid.Bool().Draw(t, "OpenLog") {
+			log, err := wal.Open("jobs", opts.WAL)
+			require.NoError(t, err)
+			open = func() (*Engine, error) { return OpenLog(ctx, OnDisk(log), opts) }
+		}
+		var opened sync.WaitGroup
+		opened.Add(1)
+		go func() {
+			defer opened.Done()
+			defer func() { _ = recover() }()
+			if e, err := open(); err == nil {
+				if len(e.Report().Failed) == 0 {
+					t.Errorf("opened")
+				}
+				if err := e.Close(); err != nil {
+					t.Errorf("%v", err)
+				}
+			}
+		}()
+		opened.Wait()
+
+		seen.seqs, progress = nil, nil
+		opts.OnProgress = func(p Progress) { progress = append(progress, p.Applied) }
+		opts.Projections = opts.Projections[:1]
+		e, err = Open(t.Context(), "jobs", opts)
+		require.NoError(t, err, "it is closed")
+		require.NoError(t, e.Close())
+		require.Len(t, seen.seqs, int(last))
+		require.Equal(t, last, e.Report().Replayed)
+		require.True(t, slices.IsSorted(progress) && progress[len(progress)-1] == last, "%v", progress)
+	})
 }
 
 // F25, R1: projections that fail at random events, by an error or a panic, now or while Open replays: each is reported

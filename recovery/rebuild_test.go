@@ -181,6 +181,67 @@ func TestR5_a_reader_that_opens_while_the_writer_compacts(t *testing.T) {
 	}
 }
 
+// The writer compacted while a reader, who had all that he was after, had read on, as readAhead does: the reader went on behind
+// what was gone, and knew neither the jobs of which it told nor that others were forgotten. He begins anew.
+func TestR5_a_reader_behind_whom_the_writer_compacts(t *testing.T) {
+	disk := crashfs.New()
+	w := inMemory(t, disk, smallSegments(disk))
+	for i := range 5 {
+		finishOne(t, w, fmt.Sprint(i))
+	}
+	_, err := w.Submit(t.Context(), Submission{JobID: "open"})
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	w = inMemory(t, disk, smallSegments(disk)) // so that a witness covers it all
+	reading, err := wal.Open("jobs", wal.Options{FS: disk, ReadOnly: true})
+	require.NoError(t, err)
+	goal := reading.LastSeq()
+	reads := 0
+	grow := func() {
+		if reads++; reads == 2 { // the first only looks
+			_, err := w.Validate(t.Context(), "open")
+			require.NoError(t, err)
+			for i := range 30 {
+				finishOne(t, w, fmt.Sprint("more", i))
+			}
+		}
+	}
+	compact := sync.OnceFunc(func() {
+		c, err := w.Compact(t.Context(), 0)
+		require.NoError(t, err)
+		require.Greater(t, c.FirstSeq, goal+100)
+	})
+	opts := smallSegments(disk)
+	opts.WAL.ReadOnly = true
+	beyond := &followed{hooked{diskLog{reading}, func() {}, grow}, goal + 1, compact}
+	r, err := OpenLog(t.Context(), beyond, opts)
+	require.NoError(t, err)
+	require.NoError(t, r.applier.wait(w.log.LastSeq()))
+	require.Equal(t, states(w), states(r))
+	require.NoError(t, r.Close())
+}
+
+// followed is a log on disk in which something happens behind the one who has read an event, before he reads the next.
+type followed struct {
+	hooked
+	seq  uint64
+	then func()
+}
+
+func (l *followed) Events(ctx context.Context, from uint64) iter.Seq2[wal.Event, error] {
+	events := l.hooked.Events(ctx, from)
+	return func(yield func(wal.Event, error) bool) {
+		for e, err := range events {
+			if !yield(e, err) {
+				return
+			}
+			if e.Seq == l.seq {
+				l.then()
+			}
+		}
+	}
+}
+
 // A log was cut by hand, and grew while a reader folded it a second time: the reader then met events that it had applied.
 func TestR4_a_log_that_lost_its_beginning_grows_while_it_is_read(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

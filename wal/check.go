@@ -119,5 +119,5 @@ func (d *door) payload(field string, raw json.RawMessage) (json.RawMessage, erro
 	if compact {
 		return d.slab.clone(raw), nil
 	}
-	return appendCompact(make(json.RawMessage, 0, len(raw)), raw), nil
+	return appendCompact(make(json.RawMessage, 0, len(raw)-d.json.spaces), raw), nil
 }

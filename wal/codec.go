@@ -281,9 +281,9 @@ func (p *parser) value() []byte {
 	if p.bad {
 		return nil
 	}
-	p.json.src, p.json.spaced, p.json.names = p.src, false, p.json.names[:0]
+	p.json.src, p.json.spaces, p.json.names = p.src, 0, p.json.names[:0]
 	end, err := p.json.value(p.at, 1)
-	if err != nil || p.json.spaced {
+	if err != nil || p.json.spaces > 0 {
 		p.bad = true
 		return nil
 	}
@@ -352,7 +352,7 @@ type fields struct {
 
 func (f *fields) parse(scan *jsonScanner, object []byte) error {
 	// One deeper than a payload: the line itself is an object.
-	scan.src, scan.spaced, scan.names = object, false, scan.names[:0]
+	scan.src, scan.spaces, scan.names = object, 0, scan.names[:0]
 	end, err := scan.value(scan.space(0), 0)
 	if err != nil {
 		return err
@@ -527,9 +527,17 @@ type slab struct {
 
 const slabSize = 4 << 10
 
+// takes is what a copy of raw takes of the slab: nothing when it is not small.
+func (s *slab) takes(raw []byte) int {
+	if len(raw) > s.size/8 {
+		return 0
+	}
+	return len(raw)
+}
+
 func (s *slab) clone(raw []byte) json.RawMessage {
-	n := len(raw)
-	if raw == nil || n > s.size/8 {
+	n := s.takes(raw)
+	if n == 0 {
 		return cloneRaw(raw)
 	}
 	if len(s.free) < n {

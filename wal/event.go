@@ -2,6 +2,7 @@ package wal
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 )
 
@@ -86,7 +87,9 @@ func Prepare(opts Options, events ...Event) ([]Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.events, nil
+	prepared := slices.Clone(r.events)
+	r.free()
+	return prepared, nil
 }
 
 // clone returns e with payloads of its own.

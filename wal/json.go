@@ -19,7 +19,7 @@ const maxDepth = 100
 // jsonScanner checks JSON without decoding it. It is reused to keep the names' memory.
 type jsonScanner struct {
 	src    []byte
-	spaced bool   // white space was met between tokens
+	spaces int    // bytes of white space that were met between tokens
 	names  []span // of the objects that are open, innermost last
 	spare  map[string]struct{}
 }
@@ -28,7 +28,7 @@ type span struct{ from, to int }
 
 // check reports whether src is one strict JSON value, and whether it is free of white space between its tokens.
 func (s *jsonScanner) check(src []byte) (compact bool, err error) {
-	s.src, s.spaced, s.names = src, false, s.names[:0]
+	s.src, s.spaces, s.names = src, 0, s.names[:0]
 	i, err := s.value(s.space(0), 1)
 	if err != nil {
 		return false, err
@@ -36,7 +36,7 @@ func (s *jsonScanner) check(src []byte) (compact bool, err error) {
 	if i = s.space(i); i != len(src) {
 		return false, s.fail(i, "something follows the value")
 	}
-	return !s.spaced, nil
+	return s.spaces == 0, nil
 }
 
 func (s *jsonScanner) fail(at int, format string, args ...any) error {
@@ -45,7 +45,7 @@ func (s *jsonScanner) fail(at int, format string, args ...any) error {
 
 func (s *jsonScanner) space(i int) int {
 	for i < len(s.src) && isSpace(s.src[i]) {
-		s.spaced = true
+		s.spaces++
 		i++
 	}
 	return i

@@ -64,3 +64,21 @@ func TestPrepare_refuses_what_Append_refuses(t *testing.T) {
 	require.Zero(t, l.LastSeq())
 	require.NoError(t, l.Close())
 }
+
+// What it returns holds on to nothing else: one event had the room of the 4,000 that had been appended before.
+func TestPrepare_returns_no_more_than_its_events(t *testing.T) {
+	large := make([]Event, 4000)
+	for i := range large {
+		large[i] = Event{Type: "note"}
+	}
+	l, err := Open(t.TempDir(), Options{})
+	require.NoError(t, err)
+	for range 10 { // the pool may lose some
+		_, err := l.Append(context.Background(), large...)
+		require.NoError(t, err)
+		prepared, err := Prepare(Options{}, large[0])
+		require.NoError(t, err)
+		require.LessOrEqual(t, cap(prepared), 4)
+	}
+	require.NoError(t, l.Close())
+}

@@ -66,7 +66,7 @@ func (o *Options) prepare(events []Event) (*request, error) {
 	r.bodies = slices.Grow(r.bodies[:0], roomFor(events))
 	d := door{json: &r.json}
 	if len(events) > 1 {
-		d.slab.size = slabSize
+		d.slab = slabFor(events)
 	}
 	for i := range events {
 		if err := o.prepareOne(r, i, events[i], &d); err != nil {
@@ -77,6 +77,16 @@ func (o *Options) prepare(events []Event) (*request, error) {
 		return nil, &TooLargeError{What: "append", Size: r.size, Limit: MaxLineBytes}
 	}
 	return r, nil
+}
+
+// slabFor is a slab that begins with no more room than the events' payloads take: the window holds on to all of it.
+func slabFor(events []Event) slab {
+	s, size := slab{size: slabSize}, 0
+	for i := 0; i < len(events) && size < slabSize; i++ {
+		size += s.takes(events[i].Args) + s.takes(events[i].Output)
+	}
+	s.free = make([]byte, min(size, slabSize))
+	return s
 }
 
 // roomFor is about what the events' bodies take, so that the buffer grows once at most. What is far too large is refused

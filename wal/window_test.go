@@ -1,10 +1,13 @@
 package wal
 
 import (
+	"context"
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 )
 
@@ -56,4 +59,33 @@ func TestWindow(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What it holds on to is no more than what it counts. Payloads took what they had been with their white space, and those of
+// each small group 4 KiB: 100 MB and 30 MB of a window of 4.
+func TestWindow_holds_what_it_counts(t *testing.T) {
+	one, spaced := json.RawMessage("1"), json.RawMessage("["+strings.Repeat(" ", 200_000)+"]")
+	for name, group := range map[string][]Event{
+		"white space":  {{Type: "note", Args: spaced}},
+		"in a group":   {{Type: "note", Args: spaced}, {Type: "note", Output: spaced}},
+		"small groups": {{Type: "note", Args: one}, {Type: "note", Output: one}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := Open(t.TempDir(), Options{Sync: SyncNever})
+			require.NoError(t, err)
+			before := liveHeap()
+			for appended := 0; appended < 100<<20; { // bytes that were held
+				_, err := l.Append(context.Background(), group...)
+				require.NoError(t, err)
+				appended += 8 << 10
+				for i := range group {
+					appended += len(group[i].Args) + len(group[i].Output)
+				}
+			}
+			after := liveHeap()
+			t.Logf("%d KiB", (int64(after)-int64(before))>>10)
+			require.Less(t, after, before+2*windowBytes)
+			require.NoError(t, l.Close())
+		})
+	}
 }
