@@ -294,12 +294,8 @@ func TestOpenReportsProgressAndCanBeCancelled(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	hanging := projectionFunc(func() { cancel(); <-ctx.Done() })
-	e, err = Open(ctx, dir, Options{Projections: []projection.Projection{hanging}})
-	if err == nil { // the replay was faster
-		require.NoError(t, e.Close())
-	} else {
-		require.ErrorIs(t, err, context.Canceled)
-	}
+	_, err = Open(ctx, dir, Options{Projections: []projection.Projection{hanging}})
+	require.ErrorIs(t, err, context.Canceled)
 	opened(t, dir) // the lock is free again
 }
 

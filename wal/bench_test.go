@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -89,6 +90,82 @@ func (l *bareLoop) put(b *testing.B, lines []byte) {
 	}
 	if err := l.f.Sync(); err != nil {
 		b.Fatal(err)
+	}
+}
+
+// bareGroup is the least that callers can do who share syncs: each waits until its line, which is ready, is in the file, and
+// one of them at a time writes those of all who wait. It is what is left of a pipeline when somebody has to be woken, and
+// to come back with the next line, before there is something to write.
+type bareGroup struct {
+	*bareLoop
+	mu      sync.Mutex
+	queue   []*bareCaller
+	leading bool
+	crowd   int
+}
+
+type bareCaller struct {
+	gate  sync.WaitGroup
+	leads bool
+}
+
+// rate is how many lines a second so many callers write, each n of them.
+func (g *bareGroup) rate(b *testing.B, n, callers int) float64 {
+	var all sync.WaitGroup
+	start := time.Now()
+	for range callers {
+		all.Go(func() {
+			c := new(bareCaller)
+			for range n {
+				g.write(b, c)
+			}
+		})
+	}
+	all.Wait()
+	return float64(n*callers) / time.Since(start).Seconds()
+}
+
+func (g *bareGroup) write(b *testing.B, c *bareCaller) {
+	g.mu.Lock()
+	g.queue = append(g.queue, c)
+	lead := !g.leading
+	if g.leading = true; !lead {
+		c.gate.Add(1)
+	}
+	g.mu.Unlock()
+	if !lead {
+		if c.gate.Wait(); !c.leads {
+			return
+		}
+	}
+	waiting := func() int {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.queue)
+	}
+	for queued, idle := waiting(), 0; queued < g.crowd && idle < 10; idle++ {
+		runtime.Gosched()
+		if n := waiting(); n > queued {
+			queued, idle = n, 0
+		}
+	}
+	g.mu.Lock()
+	batch := slices.Clone(g.queue)
+	g.queue = g.queue[:0]
+	g.mu.Unlock()
+	g.put(b, g.line[:len(batch)*(bytes.IndexByte(g.line, '\n')+1)])
+	for _, other := range batch {
+		if other != c {
+			other.leads = false
+			other.gate.Done()
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.crowd = len(batch) + len(g.queue)
+	if g.leading = len(g.queue) > 0; g.leading {
+		g.queue[0].leads = true
+		g.queue[0].gate.Done()
 	}
 }
 
@@ -202,9 +279,10 @@ func benchOneWriter(b *testing.B, size, batch int) {
 func benchManyWriters(b *testing.B, size, writers int) {
 	log, counting := openBench(b, Options{Prefill: PrefillOn})
 	bare, pipeline := newBareLoop(b, size, writers), newBareLoop(b, size, writers)
+	group := &bareGroup{bareLoop: newBareLoop(b, size, writers)}
 	ctx := context.Background()
 	event := benchEvent(size)
-	var ours, theirs, batched []float64 // events a second, per round
+	var ours, theirs, batched, grouped []float64 // events a second, per round
 	const each = 100
 	took := make([][]time.Duration, writers)
 	appended := 0
@@ -215,6 +293,7 @@ func benchManyWriters(b *testing.B, size, writers int) {
 		n := min(each, (b.N-appended+writers-1)/writers)
 		b.StopTimer()
 		theirs = append(theirs, bare.rate(b, n, writers))
+		grouped = append(grouped, group.rate(b, n, writers))
 		if appended > 0 {
 			batched = append(batched, pipeline.rate(b, n, lines()))
 		}
@@ -255,6 +334,8 @@ func benchManyWriters(b *testing.B, size, writers int) {
 	b.ReportMetric(barely, "bare-events/s")
 	b.ReportMetric(rate/barely, "x-bare")
 	b.ReportMetric(rate/median(batched), "x-pipeline")
+	b.ReportMetric(rate/median(grouped), "x-group")
+	b.ReportMetric(median(grouped)/median(batched), "group-x-pipeline")
 	b.ReportMetric(float64(appended)/float64(max(counting.syncs.Load(), 1)), "events/sync")
 	b.ReportMetric(float64(counting.syncs.Load())/float64(appended), "syncs/op")
 	b.ReportMetric(float64(p50), "p50-ns")

@@ -43,7 +43,7 @@ type Log struct {
 	queued    int64      // bytes in it
 	leading   bool
 	room      chan struct{} // closed when the queue has been taken from; nil when nobody waits for it
-	changed   chan struct{} // closed when last grows, or the log fails or closes; nil when nobody waits for it
+	changed   chan struct{} // closed when last grows, or the log closes; nil when nobody waits for it
 	failed    *failure
 	closed    bool
 	done      chan struct{} // closed when Close is done
