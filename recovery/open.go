@@ -205,6 +205,7 @@ func (e *Engine) serve(ctx context.Context, log Log, fold func(context.Context, 
 	if err := cmp.Or(fold(ctx, log), ctx.Err()); err != nil {
 		return err
 	}
+	e.jobs.EndFloor() // what forgets jobs was durable before their events went
 	following, cancel := context.WithCancel(context.Background())
 	e.cancel, e.done = cancel, make(chan struct{})
 	events := log.Follow(following, e.applier.applied.Load()+1)
