@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -438,4 +439,35 @@ func inRapid(l *ledger, disk wal.FS) *Engine {
 	e, err := Open(l.t.Context(), "jobs", opts)
 	require.NoError(l.t, err)
 	return e
+}
+
+// R2, R5: a reader that opens while the writer does whatever it likes has the writer's jobs: no rest of a job that is forgotten
+// is left to be parked when the floor has ended.
+func TestR2_R5_a_reader_opens_beside_a_writer_that_compacts(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := newLedger(t)
+		defer func() { _ = l.e.Close() }()
+		act := func() {
+			for range rapid.IntRange(0, 4).Draw(t, "actions") {
+				[]func(){l.command, l.command, l.compact, l.checkpoint}[rapid.IntRange(0, 3).Draw(t, "action")]()
+			}
+		}
+		act()
+		act()
+		reading, err := wal.Open("jobs", wal.Options{FS: l.disk, ReadOnly: true})
+		require.NoError(t, err)
+		opts := l.opts
+		opts.WAL.FS, opts.WAL.ReadOnly = l.disk, true
+		r, err := OpenLog(t.Context(), &hooked{diskLog{reading}, act, act}, opts)
+		if errors.Is(err, wal.ErrDropped) {
+			return // too often
+		}
+		require.NoError(t, err)
+		if err := r.applier.wait(l.log.LastSeq()); err != nil {
+			require.ErrorIs(t, err, wal.ErrDropped)
+		} else {
+			l.same(l.e, r, "reader")
+		}
+		require.NoError(t, r.Close())
+	})
 }
