@@ -25,7 +25,7 @@
 //
 // A log from which the events of forgotten jobs were removed, below a floor, may still have later ones of such jobs, and
 // the event that forgets them behind these. With that floor in [JobsOptions] they are passed over; [Jobs.Strays] tells
-// of which jobs they are, and at the end of a sound log of none.
+// of which jobs they are, and at the end of a sound log of none. From there on [Jobs.EndFloor] says that none can be.
 //
 // # Snapshots
 //

@@ -37,10 +37,13 @@ func (j *Jobs) Forget(e wal.Event) ([]statemachine.Job, error) {
 	for i, id := range f.Jobs {
 		at := j.locate(id)
 		if at.slot != none {
-			if !j.record(at.slot).forgettable() {
+			r := j.record(at.slot)
+			switch {
+			case r.forgettable():
+				gone = append(gone, j.job(r))
+			case !j.opts.Lost[id] || states[r.state] != statemachine.None:
 				continue
 			}
-			gone = append(gone, j.job(j.record(at.slot)))
 			j.putAside(at.slot)
 			j.remove(at)
 		}
@@ -163,6 +166,15 @@ func (t *table) strayList() []Stray {
 	}
 	slices.SortFunc(strays, func(a, b Stray) int { return cmp.Compare(a.Seq, b.Seq) })
 	return strays
+}
+
+// EndFloor lets Jobs pass over nothing any more, as if it had no Floor: all is applied that the log had when its floor was
+// read, so that whatever forgets jobs of which events are missing is among it, and an event that comes now of a job that is
+// not there is of one that is lost. It parks its job. EndFloor is for who applies, when no [Jobs.Strays] are left.
+func (j *Jobs) EndFloor() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.opts.Floor = 0
 }
 
 // isStray tells whether e, of a job that is not there, is to be passed over.

@@ -223,6 +223,9 @@ func TestR5_StraysArePassedOver(t *testing.T) {
 	loaded := NewJobs()
 	require.NoError(t, loaded.Load(bytes.NewReader(save(t, jobs))))
 	require.Equal(t, jobs.Strays(), loaded.Strays())
+	loaded = NewJobsWith(JobsOptions{Lost: map[string]bool{"a": true}})
+	require.NoError(t, loaded.Load(bytes.NewReader(save(t, jobs))))
+	require.Equal(t, []Stray{{"b", 104}}, loaded.Strays(), "what is lost is not passed over any more")
 
 	_, err := fold(120, 104, "b", wal.JobRolledBack)
 	require.NoError(t, err)
@@ -237,6 +240,34 @@ func TestR5_StraysArePassedOver(t *testing.T) {
 func TestR4_WithoutAFloorNothingIsAStray(t *testing.T) {
 	jobs := NewJobs()
 	job, err := jobs.Fold(wal.Event{Seq: 5, Prev: 4, JobID: "a", Type: wal.JobStarted})
+	require.Error(t, err)
+	require.NotEmpty(t, job.Parked)
+	require.Empty(t, jobs.Strays())
+}
+
+// The rest of a job that was thought to be lost is forgotten by the event that forgets the job, as a rest that was passed over
+// is: what has come of the same id behind that is lost, and parked, by itself.
+func TestR4_ALostJobThatIsForgottenAfterAllGoes(t *testing.T) {
+	jobs := NewJobsWith(JobsOptions{Floor: 100, Lost: map[string]bool{"a": true}})
+	rest := wal.Event{Seq: 101, Prev: 99, JobID: "a", Type: wal.JobFailed}
+	job, err := jobs.Fold(rest)
+	require.Error(t, err)
+	require.NotEmpty(t, job.Parked)
+	require.Empty(t, forget(t, jobs, noon, time.Time{}, "a"), "as the job never was")
+	require.Zero(t, jobs.Len())
+	require.True(t, jobs.Refuses("a"))
+	rest.Seq, rest.Prev = 110, 98
+	job, err = jobs.Fold(rest)
+	require.Error(t, err)
+	require.EqualValues(t, 110, job.FirstSeq)
+	require.EqualValues(t, 110, job.ParkedSeq)
+}
+
+// When the floor has ended nothing is passed over any more.
+func TestR4_BehindTheFloorsEndNothingIsAStray(t *testing.T) {
+	jobs := NewJobsWith(JobsOptions{Floor: 100})
+	jobs.EndFloor()
+	job, err := jobs.Fold(wal.Event{Seq: 101, Prev: 4, JobID: "a", Type: wal.JobStarted})
 	require.Error(t, err)
 	require.NotEmpty(t, job.Parked)
 	require.Empty(t, jobs.Strays())

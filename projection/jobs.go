@@ -34,7 +34,8 @@ type JobsOptions struct {
 	// whose job's earlier ones are missing parks its job.
 	Floor uint64
 	// Lost are jobs whose events are not passed over all the same: they were not forgotten, the log has lost their
-	// beginning, and what is left parks them. Default: none.
+	// beginning, and what is left parks them. If an event forgets such a job after all, as where another had the id before, that
+	// was a rest to be passed over, and goes. Default: none.
 	Lost map[string]bool
 }
 

@@ -94,8 +94,10 @@ func (l *loader) loadStrays() {
 		if l.strays == nil {
 			l.strays = make(map[string]uint64)
 		}
-		id := l.text()
-		l.strays[id] = l.uintTo(l.last, "seq")
+		id, seq := l.text(), l.uintTo(l.last, "seq")
+		if !l.opts.Lost[id] {
+			l.strays[id] = seq
+		}
 	}
 }
 

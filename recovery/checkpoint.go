@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"slices"
@@ -35,7 +36,7 @@ func (e *IncompleteError) Error() string {
 
 // restore brings the state from nothing to the end of what log shows. It changes nothing on disk.
 func (e *Engine) restore(ctx context.Context, log Log) error {
-	e.opened, e.kept, e.stale = Report{}, 0, false
+	e.opened, e.begun, e.kept, e.stale = Report{}, wal.Checkpoint{}, 0, false
 	files, ok := log.(Files)
 	floor := uint64(0)
 	if ok {
@@ -85,7 +86,7 @@ func (e *Engine) loadNewest(ctx context.Context, log Log, files Files) error {
 		loaded, err := e.load(ctx, files, c)
 		switch {
 		case err == nil:
-			e.kept, e.opened.Checkpoint = c.Seq, c.Seq
+			e.begun, e.kept, e.opened.Checkpoint = c, c.Seq, c.Seq
 			e.applier.applied.Store(c.Seq)
 			return nil
 		case loaded || ctx.Err() != nil || errors.Is(err, wal.ErrVersion) || errors.Is(err, wal.ErrClosed):
@@ -284,22 +285,52 @@ func (e *Engine) apply(events iter.Seq2[wal.Event, error]) error {
 // replayLost folds the jobs once more, when there are some of which the log has the end, and neither the beginning nor
 // that they were forgotten: it was cut by [wal.Log.DropBefore], or saved by [wal.Salvage] from what was left of it. They
 // are parked. The projections have seen all that can be believed.
+//
+// It begins where the first fold began. Of a log that was cut by hand only the checkpoint may have the others: from the log
+// alone they would be strays, too, or gone. What there are of strays lies behind the checkpoint: who makes one has none, see
+// [projection.Jobs.EndFloor].
 func (e *Engine) replayLost(ctx context.Context, files Files, log Log, floor uint64, lost map[string]bool) error {
 	opts := e.jobsOptions(floor)
 	opts.Lost = lost
 	e.jobs = projection.NewJobsWith(opts)
 	e.applier.jobs = e.jobs
-	for _, events := range []iter.Seq2[wal.Event, error]{files.Carried(), log.Events(ctx, floor)} {
-		for event, err := range readAhead(events) {
-			if err != nil {
-				return err
-			}
-			if event.Seq > e.applier.goal {
-				break
-			}
-			if _, err := e.jobs.Fold(event); errors.Is(err, statemachine.ErrMisdirected) {
-				return err
-			}
+	if e.begun.Seq > 0 {
+		if err := e.loadJobs(ctx, files); err != nil {
+			return err
+		}
+		return e.foldJobs(log.Events(ctx, e.begun.Seq+1))
+	}
+	if err := e.foldJobs(files.Carried()); err != nil {
+		return err
+	}
+	return e.foldJobs(log.Events(ctx, floor))
+}
+
+// loadJobs loads the jobs, and no more, of the checkpoint that Open began with.
+func (e *Engine) loadJobs(ctx context.Context, files Files) error {
+	err := files.LoadCheckpoint(ctx, e.begun, func(s wal.Section, r io.Reader) error {
+		if s.Name != e.jobs.Name() {
+			return nil
+		}
+		return e.jobs.Load(r)
+	})
+	if errors.Is(err, fs.ErrNotExist) { // a writer beside it has newer ones
+		return fmt.Errorf("recovery: the checkpoint at seq %d, which was read before: %w", e.begun.Seq, wal.ErrDropped)
+	}
+	return err
+}
+
+// foldJobs lets the jobs alone take what has been applied.
+func (e *Engine) foldJobs(events iter.Seq2[wal.Event, error]) error {
+	for event, err := range readAhead(events) {
+		if err != nil {
+			return err
+		}
+		if event.Seq > e.applier.goal {
+			return nil
+		}
+		if _, err := e.jobs.Fold(event); errors.Is(err, statemachine.ErrMisdirected) {
+			return err
 		}
 	}
 	return nil

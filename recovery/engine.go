@@ -24,6 +24,7 @@ type Engine struct {
 	cancel  context.CancelFunc // ends the applier
 	done    chan struct{}      // closed when it has ended
 	opened  Report             // what Open found
+	begun   wal.Checkpoint     // what it began with; zero: with nothing
 	opts    Options
 
 	life    context.Context // ends when Close begins

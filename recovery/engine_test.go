@@ -313,3 +313,26 @@ func TestProgressIsToldOnTheWay(t *testing.T) {
 	require.Len(t, told, 3, "not after Open")
 	require.EqualValues(t, events, e.Report().Replayed)
 }
+
+// R2, progress: it is told of each time that the log is read, from the first on for a projection that no checkpoint has.
+func TestProgressBeginsAgainForAProjectionThatNoCheckpointHas(t *testing.T) {
+	disk := crashfs.New()
+	e := inMemory(t, disk, Options{})
+	submitSome(t, e, 1)
+	require.NoError(t, e.Checkpoint(t.Context()))
+	const events = progressEvery + 5
+	rest := make([]Command, events-1)
+	for i := range rest {
+		rest[i] = Submit(Submission{})
+	}
+	_, err := e.Do(t.Context(), rest...)
+	require.NoError(t, err)
+	require.NoError(t, e.Close())
+	var told []uint64
+	opts := Options{OnProgress: func(p Progress) { told = append(told, p.Applied) }}
+	require.NoError(t, inMemory(t, disk, opts).Close())
+	require.Equal(t, []uint64{progressEvery, events}, told)
+	told, opts.Projections = nil, []projection.Projection{newCounter()}
+	require.NoError(t, inMemory(t, disk, opts).Close())
+	require.Equal(t, []uint64{progressEvery, events, progressEvery, events}, told)
+}

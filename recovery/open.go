@@ -50,7 +50,9 @@ type Options struct {
 	// follow its log any more, a torn tail that was cut. Default: none.
 	Logger *slog.Logger
 	// OnProgress is called every 16,384 events while Open replays the log, and at its end: twice, where a crash left
-	// events that had first to be made durable. Open waits for it. Default: none.
+	// events that had first to be made durable. It begins again, lower, where Open reads the log again: projections that no
+	// checkpoint has take all of it, before the others take what lies behind the checkpoint; and a reader begins anew whom a
+	// writer's compaction has overtaken. Open waits for it. Default: none.
 	OnProgress func(Progress)
 }
 
@@ -205,6 +207,7 @@ func (e *Engine) serve(ctx context.Context, log Log, fold func(context.Context, 
 	if err := cmp.Or(fold(ctx, log), ctx.Err()); err != nil {
 		return err
 	}
+	e.jobs.EndFloor() // what forgets jobs was durable before their events went
 	following, cancel := context.WithCancel(context.Background())
 	e.cancel, e.done = cancel, make(chan struct{})
 	events := log.Follow(following, e.applier.applied.Load()+1)

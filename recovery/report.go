@@ -36,7 +36,8 @@ type Report struct {
 	// Held are jobs that wait for somebody's decision, and why ([statemachine.Job].Held), unless they are parked; the
 	// first 1,000.
 	Held []statemachine.Job
-	// Unreadable are events of which not even the job can be made out; the first 1,000.
+	// Unreadable are events of which not even the job can be made out; the first 1,000 that were met since Open began: a
+	// checkpoint does not have them.
 	Unreadable []Unreadable
 	// Failed are projections that stopped.
 	Failed []*ProjectionError
