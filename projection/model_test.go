@@ -122,6 +122,7 @@ func satisfies(job statemachine.Job, q Query) bool {
 		(len(q.Capabilities) == 0 || slices.Contains(q.Capabilities, job.Capability)) &&
 		(q.Parked == nil || *q.Parked == (job.Parked != "")) &&
 		(q.Held == nil || *q.Held == (job.Held != "")) &&
+		(q.RollingBack == nil || *q.RollingBack == job.RollingBack) &&
 		(q.Since.IsZero() || !at.IsZero() && !at.Before(q.Since)) &&
 		(q.Until.IsZero() || !at.IsZero() && at.Before(q.Until))
 }
@@ -159,6 +160,8 @@ func drawEvent(t *rapid.T, m *model) wal.Event {
 		e.Output = json.RawMessage(fmt.Sprint(e.Seq))
 	case wal.JobProgress, wal.JobStep:
 		e.Output = json.RawMessage(fmt.Sprintf(`"%d%s"`, e.Seq, strings.Repeat(".", rapid.SampledFrom([]int{0, 9, 600}).Draw(t, "far"))))
+	case wal.JobStepUndone:
+		e.Args = json.RawMessage(fmt.Sprintf(`{"step":%q}`, rapid.SampledFrom([]string{"a", "#mark"}).Draw(t, "step")))
 	case wal.JobFailed, wal.JobRolledBack, wal.JobHeld, wal.JobReleased:
 		e.Error = rapid.SampledFrom([]string{"", "exit status 1"}).Draw(t, "error")
 	}
@@ -228,6 +231,9 @@ func drawQuery(t *rapid.T) Query {
 	}
 	if rapid.IntRange(0, 3).Draw(t, "by held") == 0 {
 		q.Held = new(rapid.Bool().Draw(t, "held"))
+	}
+	if rapid.IntRange(0, 3).Draw(t, "by rolling back") == 0 {
+		q.RollingBack = new(rapid.Bool().Draw(t, "rolling back"))
 	}
 	if rapid.IntRange(0, 3).Draw(t, "by time") == 0 {
 		q.Since, q.Until = drawTime(t), drawTime(t)

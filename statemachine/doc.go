@@ -11,8 +11,8 @@
 //
 // Within a state more may be said of a job, by events that leave it there: of a started one that its work begins once
 // more (job_resumed, an attempt), that a step of it is done (job_step), how far it is (job_progress); of a finished one
-// that a step was undone (job_step_undone); of an unfinished one that it is held until somebody decides (job_held,
-// job_released). A held job goes nowhere meanwhile but to an end: it takes job_released, job_failed, and, if it has
+// that a step was undone, or is going to be (job_step_undone); of an unfinished one that it is held until somebody decides
+// (job_held, job_released). A held job goes nowhere meanwhile but to an end: it takes job_released, job_failed, and, if it has
 // started, job_completed.
 //
 // # Promises
