@@ -25,7 +25,8 @@
 // # Payloads
 //
 // Args and outputs lie in the log; a [Payload] is the value, or only its place and size ([Payload.Shed]). The fold makes
-// no difference between the two, so a job that is folded without them is the same job.
+// no difference between the two, so a job that is folded without them is the same job. (The args of a step are its name, and no
+// Payload: see [Job].Steps.)
 //
 // # Time
 //
