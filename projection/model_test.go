@@ -82,7 +82,7 @@ func (m *model) refuses(id string) bool {
 // forgettable are in order of submission.
 func (m *model) forgettable(before time.Time) []string {
 	ids := []string{}
-	for _, job := range m.list(Query{Parked: new(false)}) {
+	for _, job := range m.list(Query{Parked: new(false), RollingBack: new(false)}) {
 		end := job.FinishedAt
 		if job.State == statemachine.RolledBack {
 			end = job.RolledBackAt
