@@ -191,16 +191,21 @@ func drawAny(t *rapid.T, m *model) wal.Event {
 	return e
 }
 
-// drawMany draws the events of many new jobs that come to their ends at once, by the hundred: what fills slabs.
+// drawMany draws the events of many new jobs that come to their ends at once, by the hundred: what fills slabs. Every so many of
+// them is half undone then, and stays when the others are forgotten.
 func drawMany(t *rapid.T, m *model) []wal.Event {
 	var events []wal.Event
 	seq, at, capability := m.last, drawTime(t), rapid.SampledFrom(capabilityNames).Draw(t, "capability")
-	for range rapid.IntRange(1, 150).Draw(t, "many") {
-		id := fmt.Sprint("one of many ", seq)
-		for i, typ := range []wal.EventType{wal.JobSubmitted, wal.JobFailed} {
-			e := wal.Event{Seq: seq + 1, Prev: seq * uint64(i), JobID: id, Type: typ, Time: at, Capability: capability}
-			events = append(events, e)
+	nth := rapid.SampledFrom([]int{1000, 40, 3}).Draw(t, "half undone")
+	for n := range rapid.IntRange(1, 150).Draw(t, "many") {
+		id, prev := fmt.Sprint("one of many ", seq), uint64(0)
+		for _, typ := range []wal.EventType{wal.JobSubmitted, wal.JobFailed, wal.JobStepUndone} {
+			if typ == wal.JobStepUndone && (n+1)%nth > 0 {
+				continue
+			}
+			events = append(events, wal.Event{Seq: seq + 1, Prev: prev, JobID: id, Type: typ, Time: at, Capability: capability})
 			seq++
+			prev = seq
 		}
 	}
 	return events
