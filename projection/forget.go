@@ -87,10 +87,10 @@ func (r *record) ended() time.Time {
 }
 
 // Forgettable returns the ids of jobs that have finished before this time and are not parked, those that were submitted
-// first at first, max of them at most. A job that was rolled back has finished with that. It looks at all that have
-// finished, from the first on, until it has found so many.
+// first at first, max of them at most. A job that was rolled back has finished with that, and one that is being rolled back
+// has not. It looks at all that have finished, from the first on, until it has found so many.
 func (j *Jobs) Forgettable(before time.Time, max int) []string {
-	q := Query{Parked: new(false)}
+	q := Query{Parked: new(false), RollingBack: new(false)}
 	for i, state := range states {
 		if finished[i] {
 			q.States = append(q.States, state)

@@ -104,6 +104,35 @@ func TestStatsPassOverWhatLeavesAJobInItsState(t *testing.T) {
 	require.EqualValues(t, 10, v.Events)
 }
 
+// R2: that a job is being rolled back comes back from a record and from a snapshot, is found by a query, and takes no memory.
+func TestR2_ListsJobsThatAreRolledBack(t *testing.T) {
+	jobs, next := working(t, JobsOptions{}, "a")
+	listed := func(jobs *Jobs, wanted bool) []statemachine.Job {
+		q := Query{RollingBack: new(wanted)}
+		all := slices.Collect(jobs.List(q))
+		n, err := jobs.Count(q)
+		require.NoError(t, err)
+		require.Len(t, all, n)
+		return all
+	}
+	var begun statemachine.Job
+	for _, on := range []wal.EventType{wal.JobCompleted, wal.JobStepUndone, wal.JobStepUndone, wal.JobRolledBack} {
+		job := next(on, "")
+		require.Equal(t, on == wal.JobStepUndone, job.RollingBack)
+		require.Equal(t, on == wal.JobRolledBack, jobs.record(0).more != nil)
+		loaded := NewJobs()
+		require.NoError(t, loaded.Load(bytes.NewReader(save(t, jobs))))
+		for _, jobs := range []*Jobs{jobs, loaded} {
+			require.Equal(t, []statemachine.Job{job}, listed(jobs, job.RollingBack))
+			require.Empty(t, listed(jobs, !job.RollingBack))
+		}
+		if job.RollingBack {
+			begun = job
+		}
+	}
+	require.Equal(t, statemachine.Completed, begun.State)
+}
+
 func TestListsHeldJobs(t *testing.T) {
 	jobs, next := working(t, JobsOptions{}, "a")
 	held := func(wanted bool) []string {

@@ -77,13 +77,13 @@ func (j *Jobs) Page(q Query) (jobs []statemachine.Job, next Cursor, err error) {
 }
 
 // Count returns how many jobs satisfy q, whatever its Order, Limit and After. By state and capability it costs nothing;
-// with Parked, Held, Since or Until it looks at every job that may satisfy it. The error is a *[QueryError].
+// with Parked, Held, RollingBack, Since or Until it looks at every job that may satisfy it. The error is a *[QueryError].
 func (j *Jobs) Count(q Query) (int, error) {
 	q.Order, q.Descending, q.Limit, q.After = BySubmission, false, 0, Cursor{}
 	if err := q.Validate(); err != nil {
 		return 0, err
 	}
-	if q.Parked == nil && q.Held == nil && !q.wantsTime() {
+	if q.Parked == nil && q.Held == nil && q.RollingBack == nil && !q.wantsTime() {
 		return j.countFiled(&q), nil
 	}
 	count := 0
@@ -304,6 +304,9 @@ func (j *Jobs) candidatesFor(q *Query) candidates {
 	if q.Held != nil && *q.Held {
 		c.count = min(c.count, j.holds)
 	}
+	if q.RollingBack != nil && *q.RollingBack {
+		c.count = min(c.count, j.rolls)
+	}
 	listed := 0
 	for _, n := range c.capabilities {
 		listed += len(j.capabilities[n].slots)
@@ -319,6 +322,7 @@ func (c *candidates) match(r *record) bool {
 		(len(c.q.Capabilities) == 0 || slices.Contains(c.capabilities, r.capability)) &&
 		(c.q.Parked == nil || *c.q.Parked == r.parked()) &&
 		(c.q.Held == nil || *c.q.Held == r.held()) &&
+		(c.q.RollingBack == nil || *c.q.RollingBack == r.rollingBack()) &&
 		(!c.q.wantsTime() || c.q.inTime(r.time(0)))
 }
 
@@ -409,6 +413,7 @@ func (c *candidates) word(s *slab) uint64 {
 	for _, state := range c.states {
 		word |= s.inState[state]
 	}
+	word = only(c.q.RollingBack, s.rolling, word)
 	return only(c.q.Held, s.held, only(c.q.Parked, s.parked, word))
 }
 

@@ -151,6 +151,9 @@ func (l *loader) job(b *blockParser) {
 	r := record{seq: first + h.uint(), epoch: h.uint()}
 	capability, flags := h.uint(), h.uint()
 	r.state, r.before = uint8(flags&7), uint8(flags>>3&7)
+	if flags&isRollingBack != 0 {
+		r.before |= rollingBack
+	}
 	attempts, steps := l.counts(h, flags)
 	l.times(&r, h, flags)
 	args := l.place(h, first)
@@ -166,7 +169,7 @@ func (l *loader) job(b *blockParser) {
 		l.failf("a job ends too early")
 	case first <= l.first || r.seq < first || r.seq > l.last:
 		l.failf("job %.64q from seq %d to %d does not follow on seq %d", id, first, r.seq, l.first)
-	case capability >= uint64(len(l.names)) || r.state >= numStates || r.before >= numStates:
+	case capability >= uint64(len(l.names)) || r.state >= numStates || r.stateBefore() >= numStates:
 		l.failf("job %.64q has an unknown capability or state", id)
 	case r.more == nil && slices.Contains(r.times[:], int64(farTime)):
 		l.failf("job %.64q lacks a time", id)

@@ -82,7 +82,7 @@ func (m *model) refuses(id string) bool {
 // forgettable are in order of submission.
 func (m *model) forgettable(before time.Time) []string {
 	ids := []string{}
-	for _, job := range m.list(Query{Parked: new(false)}) {
+	for _, job := range m.list(Query{Parked: new(false), RollingBack: new(false)}) {
 		end := job.FinishedAt
 		if job.State == statemachine.RolledBack {
 			end = job.RolledBackAt
@@ -122,6 +122,7 @@ func satisfies(job statemachine.Job, q Query) bool {
 		(len(q.Capabilities) == 0 || slices.Contains(q.Capabilities, job.Capability)) &&
 		(q.Parked == nil || *q.Parked == (job.Parked != "")) &&
 		(q.Held == nil || *q.Held == (job.Held != "")) &&
+		(q.RollingBack == nil || *q.RollingBack == job.RollingBack) &&
 		(q.Since.IsZero() || !at.IsZero() && !at.Before(q.Since)) &&
 		(q.Until.IsZero() || !at.IsZero() && at.Before(q.Until))
 }
@@ -159,6 +160,8 @@ func drawEvent(t *rapid.T, m *model) wal.Event {
 		e.Output = json.RawMessage(fmt.Sprint(e.Seq))
 	case wal.JobProgress, wal.JobStep:
 		e.Output = json.RawMessage(fmt.Sprintf(`"%d%s"`, e.Seq, strings.Repeat(".", rapid.SampledFrom([]int{0, 9, 600}).Draw(t, "far"))))
+	case wal.JobStepUndone:
+		e.Args = json.RawMessage(fmt.Sprintf(`{"step":%q}`, rapid.SampledFrom([]string{"a", "#mark"}).Draw(t, "step")))
 	case wal.JobFailed, wal.JobRolledBack, wal.JobHeld, wal.JobReleased:
 		e.Error = rapid.SampledFrom([]string{"", "exit status 1"}).Draw(t, "error")
 	}
@@ -188,16 +191,21 @@ func drawAny(t *rapid.T, m *model) wal.Event {
 	return e
 }
 
-// drawMany draws the events of many new jobs that come to their ends at once, by the hundred: what fills slabs.
+// drawMany draws the events of many new jobs that come to their ends at once, by the hundred: what fills slabs. Every so many of
+// them is half undone then, and stays when the others are forgotten.
 func drawMany(t *rapid.T, m *model) []wal.Event {
 	var events []wal.Event
 	seq, at, capability := m.last, drawTime(t), rapid.SampledFrom(capabilityNames).Draw(t, "capability")
-	for range rapid.IntRange(1, 150).Draw(t, "many") {
-		id := fmt.Sprint("one of many ", seq)
-		for i, typ := range []wal.EventType{wal.JobSubmitted, wal.JobFailed} {
-			e := wal.Event{Seq: seq + 1, Prev: seq * uint64(i), JobID: id, Type: typ, Time: at, Capability: capability}
-			events = append(events, e)
+	nth := rapid.SampledFrom([]int{1000, 40, 3}).Draw(t, "half undone")
+	for n := range rapid.IntRange(1, 150).Draw(t, "many") {
+		id, prev := fmt.Sprint("one of many ", seq), uint64(0)
+		for _, typ := range []wal.EventType{wal.JobSubmitted, wal.JobFailed, wal.JobStepUndone} {
+			if typ == wal.JobStepUndone && (n+1)%nth > 0 {
+				continue
+			}
+			events = append(events, wal.Event{Seq: seq + 1, Prev: prev, JobID: id, Type: typ, Time: at, Capability: capability})
 			seq++
+			prev = seq
 		}
 	}
 	return events
@@ -228,6 +236,9 @@ func drawQuery(t *rapid.T) Query {
 	}
 	if rapid.IntRange(0, 3).Draw(t, "by held") == 0 {
 		q.Held = new(rapid.Bool().Draw(t, "held"))
+	}
+	if rapid.IntRange(0, 3).Draw(t, "by rolling back") == 0 {
+		q.RollingBack = new(rapid.Bool().Draw(t, "rolling back"))
 	}
 	if rapid.IntRange(0, 3).Draw(t, "by time") == 0 {
 		q.Since, q.Until = drawTime(t), drawTime(t)

@@ -47,6 +47,7 @@ type Query struct {
 	Capabilities []string             // any of these; empty: any
 	Parked       *bool                // new(true): only parked ones; new(false): none of them; nil: both
 	Held         *bool                // new(true): only those that wait for somebody's decision; new(false): none of them
+	RollingBack  *bool                // new(true): only those whose rollback has begun and is not done; new(false): none of them
 	// Since and Until: submitted at Since or later, and before Until. Zero: no bound. A job that was never submitted
 	// satisfies neither. Clocks may jump, so each job that the other fields leave is looked at.
 	Since, Until time.Time

@@ -7,7 +7,7 @@ import (
 	"github.com/jobwal/jobwal/statemachine"
 )
 
-// A record is a job, packed: 168 bytes in place of 392. What few jobs have is put aside in more.
+// A record is a job, packed: 168 bytes in place of 400. What few jobs have is put aside in more.
 type record struct {
 	id           string
 	args, output statemachine.Payload
@@ -19,13 +19,16 @@ type record struct {
 	capability   uint32
 	older, newer uint32 // neighbours in order of update; none at the ends
 	state        uint8  // numbers of the states
-	before       uint8
-	attempts     uint8 // manyOf: in more
+	before       uint8  // and the bit rollingBack
+	attempts     uint8  // manyOf: in more
 	steps        uint8
 }
 
 // manyOf are so many attempts or steps that their number stands in more.
 const manyOf = math.MaxUint8
+
+// rollingBack is set in before of a job that is being rolled back: the number of a state leaves it free.
+const rollingBack = 1 << 7
 
 type more struct {
 	err, rollback, parked, held string
@@ -63,6 +66,9 @@ func (r *record) pack(job *statemachine.Job, state, before uint8) {
 	r.args, r.output = job.Args, job.Output
 	r.seq, r.epoch = job.Seq, job.Epoch
 	r.state, r.before = state, before
+	if job.RollingBack {
+		r.before |= rollingBack
+	}
 	var far *[5]time.Time
 	for i, t := range [...]time.Time{job.SubmittedAt, job.ValidatedAt, job.StartedAt, job.FinishedAt, job.RolledBackAt} {
 		r.times[i] = packTime(t)
@@ -106,11 +112,16 @@ func (r *record) parked() bool { return r.more != nil && r.more.parked != "" }
 
 func (r *record) held() bool { return r.more != nil && r.more.held != "" }
 
+func (r *record) rollingBack() bool { return r.before&rollingBack != 0 }
+
+func (r *record) stateBefore() uint8 { return r.before &^ rollingBack }
+
 func (r *record) unpack(capability string) statemachine.Job {
 	job := statemachine.Job{
-		ID: r.id, Capability: capability, State: states[r.state], Before: states[r.before],
+		ID: r.id, Capability: capability, State: states[r.state], Before: states[r.stateBefore()],
 		Args: r.args, Output: r.output, FirstSeq: r.first, Seq: r.seq, Epoch: r.epoch,
 		SubmittedAt: r.time(0), ValidatedAt: r.time(1), StartedAt: r.time(2), FinishedAt: r.time(3), RolledBackAt: r.time(4),
+		RollingBack: r.rollingBack(),
 	}
 	if m := r.more; m != nil {
 		job.Error, job.RollbackReason, job.Parked, job.ParkedSeq = m.err, m.rollback, m.parked, m.parkedSeq

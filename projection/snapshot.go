@@ -26,7 +26,8 @@ import (
 // into memory together.
 
 // jobsVersion is that of the layout above.
-const jobsVersion = 1
+// 1 had no jobs that are rolling back, and counted marks among their steps.
+const jobsVersion = 2
 
 // shortLen is how many bytes a payload has at most to lie with others.
 const shortLen = 512
@@ -58,7 +59,7 @@ type placed struct {
 	i int // in its slab
 }
 
-// Version implements [Snapshotter]: 1.
+// Version implements [Snapshotter]: 2.
 func (j *Jobs) Version() int { return jobsVersion }
 
 // maxFrozen is how many snapshots may wait to be saved. One is what a caller needs; one more, so that an earlier one that
@@ -299,7 +300,10 @@ func (x *encoder) job(r *record) {
 	h = binary.AppendUvarint(h, r.epoch)
 	h = binary.AppendUvarint(h, uint64(r.capability))
 	x.first = r.first
-	flags := uint64(r.state) | uint64(r.before)<<3
+	flags := uint64(r.state) | uint64(r.stateBefore())<<3
+	if r.rollingBack() {
+		flags |= isRollingBack
+	}
 	if r.more != nil {
 		flags |= hasMore
 	}
@@ -333,6 +337,8 @@ const (
 	hasMore    = 1 << 6
 	timesShift = 7 // two bits for each time
 	hasCounts  = 1 << (timesShift + 2*5)
+
+	isRollingBack = hasCounts << 1
 
 	timeNone = 0
 	timeNear = 1 // nanoseconds, behind the flags

@@ -32,6 +32,7 @@ type table struct {
 	counts [numStates]int
 	parks  int // how many are parked
 	holds  int // how many are held
+	rolls  int // how many are being rolled back
 
 	capabilities     []capability // numbered as they come
 	capabilityByName map[string]uint32
@@ -53,6 +54,7 @@ type slab struct {
 	inState [numStates]uint64
 	parked  uint64
 	held    uint64
+	rolling uint64
 }
 
 // live has the bits of those that are there: each is in one state.
@@ -167,6 +169,10 @@ func (t *table) file(slot uint32, by int) {
 	if r.held() {
 		s.held ^= bit
 		t.holds += by
+	}
+	if r.rollingBack() {
+		s.rolling ^= bit
+		t.rolls += by
 	}
 }
 
@@ -328,6 +334,9 @@ func (t *table) take(from *slab, b int) {
 	}
 	if from.held>>b&1 == 1 {
 		into.held |= bit
+	}
+	if from.rolling>>b&1 == 1 {
+		into.rolling |= bit
 	}
 	t.n++
 }

@@ -28,13 +28,14 @@ type ApplyOptions struct {
 	// attempt durable, by a [Resume] with [Command.IfSeq] of the job's Seq, just before the work begins. So a job that only
 	// waits when the process dies has had no attempt. Default: the attempt is durable before Resume is called.
 	ResumeLater bool
-	// FailWith returns what goes into the log before the failure of a started job by ActionRollBack, in the same append: as
-	// many commands at each call for a job. Default: nothing.
+	// FailWith returns what goes into the log behind the failure of a started job by ActionRollBack, in the same append: an
+	// [UndoStep] of a mark, say, by which the job is known as one whose rollback is still to come, however early the process
+	// dies ([statemachine.Job].RollingBack). Default: nothing.
 	FailWith func(statemachine.Job) []Command
 	// Reconcile finds out whether a started job's work happened; it must not do it. Needed for ActionReconcile.
 	Reconcile func(context.Context, statemachine.Job) (Reconciled, error)
-	// RollBack undoes what a started job did, all of it or what there is. That the job has failed is durable by then. After a
-	// crash it may be called again. That the job is rolled back is recorded when it returns nil, unless it has done that itself,
+	// RollBack undoes what a job did that had started, all of it or what there is. By then that it has failed is durable, unless
+	// it had completed. After a crash it may be called again. That the job is rolled back is recorded when it returns nil, unless it has done that itself,
 	// as who keeps others from the job meanwhile has to. Needed for ActionRollBack.
 	RollBack func(context.Context, statemachine.Job) error
 }
@@ -126,7 +127,8 @@ func (a Applied) String() string {
 //
 // A decision is applied only if its job's newest event is still the one that was looked at; otherwise it is skipped. What
 // is decided is durable before a function of opts acts on it. So a plan may be applied again after a crash, or beside
-// itself: no attempt, no failure, no hold is there twice. A rollback that a crash cut short goes on. A resumed job that was
+// itself: no attempt, no failure, no hold is there twice. A rollback that a crash cut short goes on, also of a job that had ended
+// when it was looked at. A resumed job that was
 // cut short has had its attempt: it is skipped, and stands in the next plan. (One that has not started has none: for as
 // long as it is as it was, each Apply calls Resume for it.)
 //
@@ -220,44 +222,30 @@ func (a application) asLookedAt(ctx context.Context, d Decision) (statemachine.J
 	if job.Seq == d.Seq {
 		return job, nil
 	}
-	newest, failed := a.failedBy(ctx, d, job)
-	if failed && d.Action == ActionRollBack && job.Parked == "" {
+	newest, only := a.onlyUndone(ctx, d, job)
+	if only && d.Action == ActionRollBack && job.Parked == "" {
 		return job, nil
 	}
 	return job, &ChangedError{JobID: d.JobID, Seq: d.Seq, Newest: job.Seq, NewestType: newest}
 }
 
-// failedBy tells whether the job has failed by this very decision, and nothing has happened to it since but that steps
-// were undone: crash: between the failure and its rollback. newest is its newest event's type; "" if that can't be read.
-func (a application) failedBy(ctx context.Context, d Decision, job statemachine.Job) (newest wal.EventType, failed bool) {
-	left := -1 // of what the failure came with; negative: not come to the failure yet
+// onlyUndone tells whether nothing has happened to the job since it was looked at but that it has failed by this very decision,
+// if it had not ended by then, and that steps were undone: crash: between the failure and its rollback, or in a rollback. newest is
+// its newest event's type; "" if that can't be read.
+func (a application) onlyUndone(ctx context.Context, d Decision, job statemachine.Job) (newest wal.EventType, only bool) {
 	for event, err := range a.engine.past(ctx, job.ID, job.Seq) {
 		if err != nil {
 			break
 		}
 		newest = cmp.Or(newest, event.Type)
 		switch {
-		case left > 0:
-			left--
-		case event.Type == wal.JobStepUndone:
-			continue
-		case event.Type != wal.JobFailed || event.Error != d.why():
-			return newest, false
-		default:
-			left = len(a.failWith(job))
-		}
-		if left == 0 {
-			return newest, event.Prev == d.Seq
+		case event.Seq == d.Seq:
+			return newest, true
+		case event.Type != wal.JobStepUndone:
+			return newest, event.Type == wal.JobFailed && event.Error == d.why() && event.Prev == d.Seq
 		}
 	}
 	return newest, false
-}
-
-func (a application) failWith(job statemachine.Job) []Command {
-	if a.opts.FailWith == nil {
-		return nil
-	}
-	return a.opts.FailWith(job)
 }
 
 // do carries out commands on the job as it was looked at.
@@ -323,12 +311,18 @@ func (a application) rollBack(ctx context.Context, d Decision, job statemachine.
 		return o.ended(RolledBack, err)
 	}
 	if job.State == statemachine.Started {
+		commands := []Command{fail}
+		if a.opts.FailWith != nil {
+			commands = append(commands, a.opts.FailWith(job)...)
+		}
 		var err error
-		if job, err = a.do(ctx, d, append(a.failWith(job), fail)...); err != nil {
+		if job, err = a.do(ctx, d, commands...); err != nil {
 			return o.ended(Failed, err)
 		}
 	}
-	o.Result = Failed
+	if job.State == statemachine.Failed {
+		o.Result = Failed
+	}
 	if o.Err = guarded(func() error { return a.opts.RollBack(ctx, job) }); o.Err != nil {
 		return o
 	}

@@ -141,7 +141,7 @@ func (s *soak) compact() {
 	require.NoError(s.t, err)
 	require.Equal(s.t, []int{would.Forgotten, would.Remembered}, []int{did.Forgotten, did.Remembered})
 	require.LessOrEqual(s.t, would.FirstSeq, did.FirstSeq, "a dry run counts without the events that forget")
-	for job := range s.e.Jobs(projection.Query{Parked: new(false), States: finished}) {
+	for job := range s.e.Jobs(projection.Query{Parked: new(false), RollingBack: new(false), States: finished}) {
 		require.False(s.t, ended(job).Before(did.Before), "%v was to be forgotten", job)
 	}
 }

@@ -56,7 +56,8 @@ type CompactOption int
 const DryRun CompactOption = 1
 
 // Compact forgets the finished jobs that ended longer ago than olderThan, and frees the log of their events. Unfinished
-// and parked jobs are never forgotten, and those that are remembered keep their whole history.
+// and parked jobs are never forgotten, nor those that are being rolled back, and all that are remembered keep their whole
+// history.
 //
 // Each step is durable before the next begins: that the jobs are forgotten, as events (wal.JobsForgotten), so that every
 // fold of the log, a follower's too, forgets the same; a checkpoint; what remembered jobs need of the segments that go;
@@ -116,7 +117,7 @@ func (e *Engine) compact(ctx context.Context, olderThan time.Duration, dry bool)
 type goes struct{ before time.Time }
 
 func (g goes) job(job statemachine.Job) bool {
-	return !g.before.IsZero() && job.Finished() && job.Parked == "" && ended(job).Before(g.before)
+	return !g.before.IsZero() && job.Finished() && job.Parked == "" && !job.RollingBack && ended(job).Before(g.before)
 }
 
 // ended is when a finished job came to its end.
@@ -219,14 +220,14 @@ func (e *Engine) countForgettable(before time.Time) (n int) {
 var finished = []statemachine.State{statemachine.Completed, statemachine.Failed, statemachine.RolledBack}
 
 // freeBelow returns the seq below which little is worth keeping: the newest event of the finished job that was touched
-// longest ago. What lies below it belongs to forgotten jobs, to unfinished ones, and to the few whose last event lies
+// longest ago. What lies below it belongs to forgotten jobs, to unfinished and half undone ones, and to the few whose last event lies
 // above it. One finished job in sixteen may lie below it all the same, so that some whose clock was ahead do not pin the
 // log for as long as it was ahead.
 func (e *Engine) freeBelow(going goes) uint64 {
 	below := e.applier.applied.Load() + 1
 	n, _ := e.jobs.Count(projection.Query{States: finished}) // the query is valid
 	left := n / 16
-	q := projection.Query{Parked: new(false), States: finished, Order: projection.ByUpdate}
+	q := projection.Query{Parked: new(false), RollingBack: new(false), States: finished, Order: projection.ByUpdate}
 	for job := range e.jobs.List(q) {
 		if going.job(job) {
 			continue

@@ -73,7 +73,8 @@
 //	after it is durable                      leaves the job alone: it has changed since
 //	after an attempt (job_resumed), before   leaves it alone; the next plan has the job, with one attempt more
 //	  or in the work
-//	between a failure and its rollback       goes on with the rollback, which may have been done in part
+//	between a failure and its rollback, or   goes on with the rollback, which may have been done in part
+//	  in a rollback
 //
 // A started job that waits for a person is held ([Engine.Hold]): it is not interrupted any more, takes nothing but its
 // release and its ends, and is listed in the [Report]. What is decided is an event ([Engine.Release]). [Engine.Explain] tells

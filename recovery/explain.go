@@ -138,6 +138,8 @@ func waitsFor(job statemachine.Job, interrupted bool) string {
 		return "nothing: it is parked, and takes no commands any more"
 	case job.Held != "":
 		return "somebody's decision: " + job.Held
+	case job.RollingBack:
+		return "the rest of its rollback, which was begun and is not finished"
 	case job.Finished():
 		return "nothing: it is over"
 	case interrupted:

@@ -97,6 +97,12 @@ func TestExplain_knows_the_steps_that_are_left(t *testing.T) {
 	require.Equal(t, []string{"fetch", "write"}, x.Steps, "the newest fetch was undone")
 	require.Equal(t, x.Job.Steps, len(x.Steps))
 	require.Contains(t, x.String(), "attempts: 1; steps done: 2 (fetch, write)")
+	require.Equal(t, "the rest of its rollback, which was begun and is not finished", x.Waits)
+	_, err = e.RollBack(ctx, "pure", "why")
+	require.NoError(t, err)
+	x, err = e.Explain(ctx, "pure")
+	require.NoError(t, err)
+	require.Equal(t, "nothing: it is over", x.Waits)
 }
 
 // exported is a job's bundle.

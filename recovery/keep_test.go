@@ -412,3 +412,25 @@ func TestR5_forgotten_jobs_and_their_ids(t *testing.T) {
 	_, err = e.Compact(ctx, -1)
 	require.ErrorIs(t, err, wal.ErrInvalid)
 }
+
+// R5: what is half undone is not forgotten, however long ago the job ended: somebody has to go on with it. (It was, in the midst of
+// its rollback.)
+func TestR5_what_is_being_rolled_back_is_not_forgotten(t *testing.T) {
+	ctx := t.Context()
+	e := inMemory(t, crashfs.New(), Options{WAL: wal.Options{SegmentBytes: 1 << 10}})
+	finishOne(t, e, "done")
+	finishOne(t, e, "half")
+	_, err := e.UndoStep(ctx, "half", "one")
+	require.NoError(t, err)
+	for i, want := range []int{1, 0, 1} {
+		for _, opts := range [][]CompactOption{{DryRun}, nil} {
+			c, err := e.Compact(ctx, 0, opts...)
+			require.NoError(t, err)
+			require.Equal(t, want, c.Forgotten, "%d, %v", i, opts)
+		}
+		if i == 1 {
+			_, err := e.RollBack(ctx, "half", "why")
+			require.NoError(t, err)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/jobwal/jobwal/statemachine"
 	"github.com/jobwal/jobwal/wal"
@@ -523,9 +524,10 @@ func TestApply_writes_more_with_a_failure(t *testing.T) {
 	undos := 0
 	opts := ApplyOptions{
 		FailWith: func(job statemachine.Job) []Command {
-			return []Command{Step(job.ID, "to be undone", nil), SetProgress(job.ID, nil)}
+			return []Command{UndoStep(job.ID, "#to be undone"), UndoStep(job.ID, "#at once")}
 		},
 		RollBack: func(_ context.Context, job statemachine.Job) error {
+			require.True(t, job.RollingBack)
 			if undos++; undos > 2 {
 				return nil
 			}
@@ -548,7 +550,7 @@ func TestApply_writes_more_with_a_failure(t *testing.T) {
 			types = append(types, event.Type)
 		}
 	}
-	require.Equal(t, []wal.EventType{wal.JobStep, wal.JobProgress, wal.JobFailed, wal.JobStepUndone, wal.JobStepUndone, wal.JobRolledBack}, types)
+	require.Equal(t, []wal.EventType{wal.JobFailed, wal.JobStepUndone, wal.JobStepUndone, wal.JobStepUndone, wal.JobStepUndone, wal.JobRolledBack}, types)
 
 	other := opts
 	other.FailWith = nil
@@ -556,4 +558,69 @@ func TestApply_writes_more_with_a_failure(t *testing.T) {
 	applied, err = p.Apply(t.Context(), e, other)
 	require.NoError(t, err)
 	require.Equal(t, Skipped, applied.Outcomes[0].Result)
+}
+
+// A job that had ended when it was looked at is rolled back by as many applies of the plan as are cut short, each of which goes on
+// behind what was undone; no other change of the job is passed over. (A plan was skipped as soon as one step was undone.)
+func TestApply_rolls_back_what_has_ended(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ctx, steps := context.Background(), rapid.IntRange(0, 3).Draw(t, "steps")
+		e, err := Open(ctx, "jobs", Options{WAL: wal.Options{FS: crashfs.New()}})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, e.Close()) }()
+		commands := []Command{Submit(Submission{JobID: "a"}), Validate("a"), Start("a")}
+		for i := range steps {
+			commands = append(commands, Step("a", fmt.Sprint("s", i), i))
+		}
+		late := rapid.Bool().Draw(t, "ended since")
+		end := Complete("a", 1)
+		if rapid.Bool().Draw(t, "failed") {
+			end = Fail("a", errBroken)
+		}
+		if !late {
+			commands = append(commands, end)
+		}
+		if !late && rapid.Bool().Draw(t, "begun") {
+			commands = append(commands, UndoStep("a", "#rollback"))
+		}
+		jobs, err := e.Do(ctx, commands...)
+		require.NoError(t, err)
+		p := Plan{LogID: e.log.ID(), Decisions: []Decision{{JobID: "a", Seq: jobs[0].Seq, Action: ActionRollBack, Reason: "half of it"}}}
+		if late {
+			_, err := e.Do(ctx, end)
+			require.NoError(t, err)
+		}
+		cuts, left := steps, steps
+		if late {
+			cuts = 0
+		}
+		opts := ApplyOptions{RollBack: func(context.Context, statemachine.Job) error {
+			if left == 0 {
+				return nil
+			}
+			left--
+			_, err := e.UndoStep(ctx, "a", fmt.Sprint("s", left))
+			return errors.Join(err, errBroken)
+		}}
+		for range cuts {
+			applied, err := p.Apply(ctx, e, opts)
+			require.NoError(t, err)
+			require.ErrorIs(t, applied.Err(), errBroken)
+			job, _ := e.Job("a")
+			require.Equal(t, []any{true, left}, []any{job.RollingBack, job.Steps})
+			want := NotApplied
+			if job.State == statemachine.Failed {
+				want = Failed
+			}
+			require.Equal(t, want, applied.Outcomes[0].Result)
+		}
+		for _, want := range []Result{RolledBack, Skipped} {
+			if late {
+				want = Skipped
+			}
+			applied, err := p.Apply(ctx, e, opts)
+			require.NoError(t, errors.Join(err, applied.Err()))
+			require.Equal(t, want, applied.Outcomes[0].Result)
+		}
+	})
 }

@@ -63,7 +63,7 @@ const (
 	ActionResume Action = "resume"
 	// ActionFail: it ends as failed.
 	ActionFail Action = "fail"
-	// ActionRollBack: it ends as failed, what it did is undone, and it is rolled back.
+	// ActionRollBack: it ends as failed, if it has not ended yet, what it did is undone, and it is rolled back.
 	ActionRollBack Action = "roll_back"
 	// ActionReconcile: it is found out whether its work happened; that decides.
 	ActionReconcile Action = "reconcile"

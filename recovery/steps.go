@@ -21,12 +21,13 @@ func Resume(id string) Command { return Command{event: wal.JobResumed, id: id} }
 
 // Step says that a step of a started job is done, and what came of it. The output is taken as [Submission].Args is. Of the
 // name, the rules are those for a JobID. One that begins with '#' is a mark: a note of whoever runs the job, and no work. [Engine.Steps]
-// has it and [statemachine.Job].Steps counts it, but for people ([Engine.Explain], [Evidence]) it is no step.
+// has it, but it is no step that [statemachine.Job].Steps counts, nor for people ([Engine.Explain], [Evidence]).
 func Step(id, name string, output any) Command {
 	return Command{event: wal.JobStep, id: id, payload: output, field: "Output", step: name, bad: checkStep(name)}
 }
 
-// UndoStep says that what a step of a completed or failed job did was undone.
+// UndoStep says that what a step of a completed or failed job did was undone; of a mark (see [Step]), that the job is going to be
+// rolled back. From the first one on until its rollback is done, the job is [statemachine.Job].RollingBack.
 func UndoStep(id, name string) Command {
 	return Command{event: wal.JobStepUndone, id: id, step: name, bad: checkStep(name)}
 }

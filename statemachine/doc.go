@@ -11,8 +11,8 @@
 //
 // Within a state more may be said of a job, by events that leave it there: of a started one that its work begins once
 // more (job_resumed, an attempt), that a step of it is done (job_step), how far it is (job_progress); of a finished one
-// that a step was undone (job_step_undone); of an unfinished one that it is held until somebody decides (job_held,
-// job_released). A held job goes nowhere meanwhile but to an end: it takes job_released, job_failed, and, if it has
+// that a step was undone, or is going to be (job_step_undone); of an unfinished one that it is held until somebody decides
+// (job_held, job_released). A held job goes nowhere meanwhile but to an end: it takes job_released, job_failed, and, if it has
 // started, job_completed.
 //
 // # Promises
@@ -25,7 +25,8 @@
 // # Payloads
 //
 // Args and outputs lie in the log; a [Payload] is the value, or only its place and size ([Payload.Shed]). The fold makes
-// no difference between the two, so a job that is folded without them is the same job.
+// no difference between the two, so a job that is folded without them is the same job. (The args of a step are its name, and no
+// Payload: see [Job].Steps.)
 //
 // # Time
 //

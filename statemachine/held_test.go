@@ -104,14 +104,19 @@ func TestApplyCountsAttemptsAndSteps(t *testing.T) {
 	require.Equal(t, []any{1, "", true, Completed, Completed}, []any{done.Steps, done.Held, done.Progress.IsZero(), done.State, done.Before})
 	failed := last(j, wal.JobFailed, wal.JobStepUndone, wal.JobStepUndone, wal.JobStepUndone)
 	require.Equal(t, []any{0, "", false, "e"}, []any{failed.Steps, failed.Held, failed.Progress.IsZero(), failed.Error})
-	require.Equal(t, Failed, last(failed, wal.JobRolledBack).Before)
+	require.Equal(t, []bool{false, true, true}, []bool{j.RollingBack, done.RollingBack, failed.RollingBack})
+	require.Contains(t, done.String(), "completed, its rollback begun")
+	back := last(failed, wal.JobRolledBack)
+	require.Equal(t, []any{Failed, false}, []any{back.Before, back.RollingBack})
 	released := last(j, wal.JobReleased)
 	require.Equal(t, []any{"", Started, 2}, []any{released.Held, released.State, released.Attempts})
 
-	text, err := json.Marshal(j)
-	require.NoError(t, err)
-	var back Job
-	require.NoError(t, json.Unmarshal(text, &back))
-	require.Equal(t, []any{j.Attempts, j.Steps, j.Held}, []any{back.Attempts, back.Steps, back.Held})
+	for _, j := range []Job{j, done} {
+		text, err := json.Marshal(j)
+		require.NoError(t, err)
+		var back Job
+		require.NoError(t, json.Unmarshal(text, &back))
+		require.Equal(t, []any{j.Attempts, j.Steps, j.Held, j.RollingBack}, []any{back.Attempts, back.Steps, back.Held, back.RollingBack})
+	}
 	require.True(t, errors.Is(&HeldError{Reason: "x"}, ErrHeld))
 }

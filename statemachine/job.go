@@ -1,6 +1,7 @@
 package statemachine
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"encoding/json"
@@ -129,9 +130,14 @@ type Job struct {
 
 	// Attempts is how often its work has begun: once when it started, and once with each job_resumed.
 	Attempts int `json:"attempts,omitempty"`
-	// Steps is how many steps were recorded as done, less those that were recorded as undone; never negative. Their
-	// names are not looked at, and what came of them stands in the log alone.
+	// Steps is how many steps were recorded as done, less those that were recorded as undone; never negative. What came
+	// of them stands in the log alone, and so do their names, but for this: one that begins with '#' is a mark of whoever
+	// runs the job, and neither its job_step nor its job_step_undone counts. (A mark is known by Args that begin with
+	// {"step":"#, as package recovery writes them: a fold of millions of events parses no JSON.)
 	Steps int `json:"steps,omitempty"`
+	// RollingBack: its undo was begun, or decided, and is not done. Each job_step_undone says so, that of a mark, too;
+	// job_rolled_back ends it.
+	RollingBack bool `json:"rolling_back,omitempty"`
 	// Progress is what was said last of how far the job is. A completed job has none, its Output says more.
 	Progress Payload `json:"progress,omitzero"`
 	// Held is why the job waits for somebody's decision; "" when it does not. Until it is released, it can only end.
@@ -222,6 +228,7 @@ func (j *Job) record(e *wal.Event) {
 		j.Held = ""
 	case wal.JobRolledBack:
 		j.RolledBackAt, j.RollbackReason = at, e.Error
+		j.RollingBack = false
 	default:
 		j.note(e)
 	}
@@ -233,9 +240,14 @@ func (j *Job) note(e *wal.Event) {
 	case wal.JobResumed:
 		j.Attempts++
 	case wal.JobStep:
-		j.Steps++
+		if !isMark(e) {
+			j.Steps++
+		}
 	case wal.JobStepUndone:
-		j.Steps = max(0, j.Steps-1)
+		j.RollingBack = true
+		if !isMark(e) {
+			j.Steps = max(0, j.Steps-1)
+		}
 	case wal.JobProgress:
 		if len(e.Output) > 0 { // else it only says that it is alive
 			j.Progress = NewPayload(e.Seq, e.Output)
@@ -246,6 +258,9 @@ func (j *Job) note(e *wal.Event) {
 		j.Held = ""
 	}
 }
+
+// isMark: see [Job].Steps.
+func isMark(e *wal.Event) bool { return bytes.HasPrefix(e.Args, []byte(`{"step":"#`)) }
 
 // Allowed returns the events that the job may take as it stands, in the order of the lifecycle; none when it is parked.
 // The slice is the caller's.
@@ -287,6 +302,9 @@ func (j Job) String() string {
 	}
 	if j.Held != "" {
 		s += ", held: " + j.Held
+	}
+	if j.RollingBack {
+		s += ", its rollback begun"
 	}
 	if j.Parked != "" {
 		s += ", parked by " + j.Parked

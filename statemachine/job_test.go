@@ -1,10 +1,12 @@
 package statemachine
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +40,9 @@ func drawHistory(t *rapid.T) []wal.Event {
 		if e.Type == wal.JobHeld || e.Type == wal.JobFailed {
 			e.Error = rapid.SampledFrom([]string{"", "why"}).Draw(t, "error")
 		}
+		if e.Type == wal.JobStep || e.Type == wal.JobStepUndone {
+			e.Args = json.RawMessage(rapid.SampledFrom([]string{"", `{"step":"#"}`, `{"step":"a"}`, `{"step":"a#2"}`, `{"step":"#mark"}`}).Draw(t, "args"))
+		}
 		state, _ = reference(state, e.Type)
 		held, _ = referenceHold(held, e.Type)
 		events = append(events, e)
@@ -65,8 +70,10 @@ func propApplyIsTheReference(t *rapid.T) {
 			require.NoError(t, err)
 			require.Equal(t, before.State, j.Before)
 			require.Equal(t, count(events[:i+1], "job_started", "job_resumed"), j.Attempts)
-			undone := count(events[:i+1], "job_step_undone")
-			require.Equal(t, max(0, count(events[:i+1], "job_step")-undone), j.Steps)
+			real := slices.DeleteFunc(slices.Clone(events[:i+1]), func(e wal.Event) bool { return bytes.Contains(e.Args, []byte(`"#`)) })
+			require.Equal(t, max(0, count(real, "job_step")-count(real, "job_step_undone")), j.Steps)
+			begun, done := count(events[:i+1], "job_step_undone") > 0, count(events[:i+1], "job_rolled_back") > 0
+			require.Equal(t, begun && !done, j.RollingBack)
 		case parkedBy == e.Seq:
 			var ae *ApplyError
 			require.ErrorAs(t, err, &ae)

@@ -29,7 +29,8 @@ const (
 	JobStep EventType = "job_step"
 	// JobProgress: a started job is alive. Output, if there is one, says how far it is.
 	JobProgress EventType = "job_progress"
-	// JobStepUndone: of a completed or failed job, what a step did was undone. Args as of JobStep.
+	// JobStepUndone: of a completed or failed job, what a step did was undone. Args as of JobStep. Of a name that begins
+	// with '#', and is no step's: it is going to be.
 	JobStepUndone EventType = "job_step_undone"
 	// JobHeld: an unfinished job waits for somebody's decision. Error says why.
 	JobHeld EventType = "job_held"

@@ -448,10 +448,10 @@ func (a *Actions) compact(t *rapid.T) {
 	a.checked = 0 // all that is remembered is still there
 }
 
-// overdue are the jobs that ended before.
+// overdue are the jobs that ended before, and are not half undone.
 func (a *Actions) overdue(before time.Time) (ids []string) {
 	return slices.DeleteFunc(a.ref.Jobs(), func(id string) bool {
-		return !ended(a.ref.State(id)) || !a.endOf(id).Before(before)
+		return a.ref.events[a.ref.heads[id]].Type == wal.JobStepUndone || !ended(a.ref.State(id)) || !a.endOf(id).Before(before)
 	})
 }
 

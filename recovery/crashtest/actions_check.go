@@ -10,12 +10,14 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"pgregory.net/rapid"
 
 	"github.com/jobwal/jobwal/projection"
+	"github.com/jobwal/jobwal/recovery"
 	"github.com/jobwal/jobwal/statemachine"
 	"github.com/jobwal/jobwal/wal"
 )
@@ -82,10 +84,11 @@ type glance struct {
 	Attempts, Steps                               int
 	State, Before                                 statemachine.State
 	FirstSeq, Seq, Epoch                          uint64
+	RollingBack                                   bool
 }
 
 func glanceAt(j statemachine.Job) glance {
-	return glance{j.ID, j.Capability, j.Error, j.RollbackReason, j.Parked, j.Held, j.Attempts, j.Steps, j.State, j.Before, j.FirstSeq, j.Seq, j.Epoch}
+	return glance{j.ID, j.Capability, j.Error, j.RollbackReason, j.Parked, j.Held, j.Attempts, j.Steps, j.State, j.Before, j.FirstSeq, j.Seq, j.Epoch, j.RollingBack}
 }
 
 // view is a job as its events have it.
@@ -114,12 +117,15 @@ func viewOf(history []wal.Event) (v view) {
 			v.Held = e.Error
 		case wal.JobStarted, wal.JobResumed:
 			v.Attempts++
-		case wal.JobStep:
-			v.Steps++
-		case wal.JobStepUndone:
-			v.Steps = max(0, v.Steps-1)
 		case wal.JobRolledBack:
 			v.RollbackReason = e.Error
+		}
+		v.RollingBack = e.Type == wal.JobStepUndone // behind one there is another, or the rollback
+		switch mark := strings.HasPrefix(recovery.StepName(e), "#"); {
+		case e.Type == wal.JobStep && !mark:
+			v.Steps++
+		case e.Type == wal.JobStepUndone && !mark:
+			v.Steps = max(0, v.Steps-1)
 		}
 		if unheld(standing) == standing {
 			v.Held = ""
@@ -322,9 +328,11 @@ func (a *Actions) noneOf(id string) error {
 	return nil
 }
 
-// fold leaves payloads out; they are compared by themselves.
+// fold leaves payloads out; they are compared by themselves. The args of a step are its name, and stay.
 func fold(job statemachine.Job, e wal.Event) statemachine.Job {
-	e.Args, e.Output = nil, nil
+	if e.Output = nil; e.Type == wal.JobSubmitted {
+		e.Args = nil
+	}
 	job, _ = job.Apply(e) // an error is in the job: it is parked
 	return job
 }

@@ -66,8 +66,8 @@ func TestW2_R1_notes_survive_every_crash(t *testing.T) {
 		defer engine.Close()
 		for _, steps := range [][]crashtest.Step{
 			{step(wal.JobSubmitted, ""), step(wal.JobHeld, "why"), step(wal.JobReleased, "go on"), step(wal.JobValidated, "")},
-			{step(wal.JobStarted, ""), step(wal.JobStep, "one"), step(wal.JobProgress, "half"), step(wal.JobResumed, "")},
-			{step(wal.JobHeld, "again"), step(wal.JobFailed, "no"), step(wal.JobStepUndone, "one")},
+			{step(wal.JobStarted, ""), step(wal.JobStep, "one"), step(wal.JobStep, "#mark"), step(wal.JobProgress, "half"), step(wal.JobResumed, "")},
+			{step(wal.JobHeld, "again"), step(wal.JobFailed, "no"), step(wal.JobStepUndone, "#rollback"), step(wal.JobStepUndone, "one")},
 		} {
 			if _, err := h.Do(t.Context(), engine, steps...); err != nil {
 				return err
@@ -76,5 +76,36 @@ func TestW2_R1_notes_survive_every_crash(t *testing.T) {
 		return nil
 	}, func(disk wal.FS, h *crashtest.History) error {
 		return crashtest.Recover(disk, "jobs", h, recovery.Options{})
+	})
+}
+
+// R1, R2, S1: what steps, marks among them, and their undos make of a job is so in every opening, as the view without package
+// statemachine has it.
+func TestR1_R2_S1_actions_with_steps_and_marks(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := &crashtest.Actions{}
+		a.Open(t)
+		step := func(on wal.EventType) crashtest.Step { return crashtest.Step{Type: on, JobID: "a"} }
+		named := func(on wal.EventType) (some []crashtest.Step) {
+			for range rapid.IntRange(0, 3).Draw(t, "some") {
+				s := step(on)
+				s.Args = json.RawMessage(`{"step":"` + rapid.SampledFrom([]string{"one", "two#2", "#", "#mark"}).Draw(t, "name") + `"}`)
+				some = append(some, s)
+			}
+			return some
+		}
+		end := rapid.SampledFrom([]wal.EventType{wal.JobCompleted, wal.JobFailed}).Draw(t, "end")
+		for _, steps := range [][]crashtest.Step{
+			{step(wal.JobSubmitted), step(wal.JobValidated), step(wal.JobStarted)}, named(wal.JobStep), {step(end)},
+			named(wal.JobStepUndone), named(wal.JobStepUndone), {step(wal.JobRolledBack)},
+		} {
+			if len(steps) > 0 {
+				a.Do(t, steps...)
+			}
+			if rapid.Bool().Draw(t, "crash") {
+				a.Crash(t)
+			}
+			a.Invariant(t)
+		}
 	})
 }

@@ -160,7 +160,7 @@ func (g *teller) fill(e *wal.Event) {
 		e.Capability = []string{"", "shell", "file", "Ünïcode"}[g.random.IntN(4)]
 		e.Args = payload
 	case wal.JobStep, wal.JobStepUndone:
-		e.Args, e.Output = json.RawMessage(fmt.Sprintf(`{"step":"step %d"}`, g.random.IntN(5))), payload
+		e.Args, e.Output = json.RawMessage(fmt.Sprintf(`{"step":%q}`, []string{"a", "b", "c#2", "#", "#mark"}[g.random.IntN(5)])), payload
 	case wal.JobCompleted, wal.JobProgress:
 		e.Output = payload
 	case wal.JobFailed, wal.JobRolledBack, wal.JobHeld, wal.JobReleased:

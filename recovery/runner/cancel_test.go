@@ -54,8 +54,8 @@ func TestCancel(t *testing.T) {
 		require.Equal(t, statemachine.Failed, cancel("held").State)
 
 		require.Equal(t, statemachine.RolledBack, cancel("at work").State)
-		require.Equal(t, []string{"submitted", "validated", "started", "step #rollback", "failed: cancelled: enough",
-			"rolled_back: undone after its failure"}, p.story("at work"))
+		require.Equal(t, []string{"submitted", "validated", "started", "failed: cancelled: enough",
+			"step_undone #rollback", "rolled_back: undone after its failure"}, p.story("at work"))
 		require.Equal(t, statemachine.Completed, cancel("done").State)
 		require.Equal(t, "cancelled: enough: broken", cancel("angry").Error)
 
@@ -84,8 +84,8 @@ func TestCancel_of_a_job_that_waits_for_a_retry(t *testing.T) {
 		require.Equal(t, statemachine.RolledBack, job.State)
 		require.Equal(t, "cancelled: no reason was given", job.Error)
 		time.Sleep(2 * time.Hour)
-		require.Equal(t, []string{"submitted", "validated", "started", "step #rollback", "failed: cancelled: no reason was given",
-			"rolled_back: undone after its failure"}, p.story("a"))
+		require.Equal(t, []string{"submitted", "validated", "started", "failed: cancelled: no reason was given",
+			"step_undone #rollback", "rolled_back: undone after its failure"}, p.story("a"))
 		require.Zero(t, p.waiting)
 	})
 }
@@ -145,8 +145,8 @@ func TestHeld_while_at_work(t *testing.T) {
 		close(goOn)
 		require.Equal(t, statemachine.Completed, p.wait("well").State)
 		require.Equal(t, statemachine.RolledBack, p.wait("ill").State)
-		require.Equal(t, []string{"submitted", "validated", "started", "held: why", "released: broken", "step #rollback",
-			"failed: broken", "rolled_back: undone after its failure"}, p.story("ill"))
+		require.Equal(t, []string{"submitted", "validated", "started", "held: why", "failed: broken",
+			"step_undone #rollback", "rolled_back: undone after its failure"}, p.story("ill"))
 	})
 }
 

@@ -56,6 +56,7 @@ func (l *life) point(do func(*world)) {
 type deed struct {
 	Steps int    `json:"steps"`
 	End   string `json:"end"` // how it ends: "", "fails", "transient"
+	Back  bool   `json:"-"`   // somebody wants it back when it has completed
 }
 
 // doer does deeds, each step of which is something in the world, and so is the rest.
@@ -123,8 +124,9 @@ func (l *life) registry() *Registry {
 	return reg
 }
 
-// live opens, recovers, submits what is not there yet and works until all is at rest or it is dead.
-func (l *life) live(t *rapid.T, deeds map[string]deed, capability map[string]string) *recovery.Engine {
+// live opens, recovers, submits what is not there yet and works until all is at rest or it is dead. In the last one nobody wants
+// anything back.
+func (l *life) live(t *rapid.T, deeds map[string]deed, capability map[string]string, last bool) *recovery.Engine {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	e, err := recovery.Open(ctx, "jobs", recovery.Options{CheckpointEvery: -1, WAL: wal.Options{FS: l.disk}})
@@ -146,6 +148,9 @@ func (l *life) live(t *rapid.T, deeds map[string]deed, capability map[string]str
 				return
 			}
 			job, err := r.Wait(ctx, id)
+			if err == nil && d.Back && job.State == statemachine.Completed && !last {
+				job, err = r.RollBack(ctx, id, "no longer wanted")
+			}
 			if err != nil || !job.Finished() || job.State == statemachine.Failed {
 				return
 			}
@@ -166,25 +171,26 @@ func TestR1_R4_S1_runners_that_die(t *testing.T) {
 		for i := range rapid.IntRange(1, 5).Draw(t, "jobs") {
 			id := fmt.Sprint("job-", i)
 			capability[id] = rapid.SampledFrom([]string{"pure", "reconcilable", "irreversible"}).Draw(t, "capability")
-			deeds[id] = deed{rapid.IntRange(0, 3).Draw(t, "steps"), rapid.SampledFrom([]string{"", "fails", "transient"}).Draw(t, "end")}
+			deeds[id] = deed{rapid.IntRange(0, 3).Draw(t, "steps"), rapid.SampledFrom([]string{"", "fails", "transient"}).Draw(t, "end"), rapid.Bool().Draw(t, "back")}
 		}
 		l := &life{disk: crashfs.New(), world: &world{map[string]int{}, map[string]bool{}, map[string]statemachine.State{}}}
 		for range rapid.IntRange(0, 6).Draw(t, "deaths") {
 			l.left = rapid.IntRange(1, 60).Draw(t, "points")
 			l.lives = rapid.SampledFrom([]crashfs.Policy{crashfs.SyncedOnly, crashfs.Everything}).Draw(t, "what is left")
-			e := l.live(t, deeds, capability)
+			e := l.live(t, deeds, capability, false)
 			require.NoError(t, e.Close())
 			if l.after != nil {
 				l = l.after
 			}
 		}
 		l.left, l.after = 0, nil
-		e := l.live(t, deeds, capability)
+		e := l.live(t, deeds, capability, true)
 		defer func() { require.NoError(t, e.Close()) }()
 		n := 0
 		for job := range e.Jobs(projection.Query{}) {
 			n++
 			require.Empty(t, job.Parked)
+			require.False(t, job.RollingBack, "%s", job)
 			require.True(t, job.State == statemachine.Completed || job.State == statemachine.RolledBack || job.Held != "", "%s", job)
 			for key, times := range l.world.times {
 				if key[:len(job.ID)] != job.ID {
@@ -197,6 +203,9 @@ func TestR1_R4_S1_runners_that_die(t *testing.T) {
 			}
 			if job.State == statemachine.Completed {
 				require.True(t, l.world.there[job.ID+"/"], "%s", job)
+				for i := range deeds[job.ID].Steps {
+					require.True(t, l.world.there[job.ID+"/"+numbered("step", i+1)], "%s: step %d", job, i)
+				}
 			}
 		}
 		require.Equal(t, len(deeds), n)

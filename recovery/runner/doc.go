@@ -28,7 +28,8 @@
 //	Execute                             whatever it records: job_step, job_progress
 //	  returns nil                       job_completed
 //	  fails, and may be tried again     nothing; job_resumed when it has waited, right before Execute is called again
-//	  fails                             job_failed; with a job_step "#rollback" before it, if it is to be undone
+//	  fails                             job_failed; with a job_step_undone "#rollback" behind it, if it is to be undone
+//	RollBack                            job_step_undone "#rollback", before Undo is called
 //	Undo, once for each step            job_step_undone
 //	Undo, for the rest                  job_rolled_back
 //
@@ -52,8 +53,9 @@
 // # Rollback
 //
 // A job that has started and fails is undone if its capability is an [Undoer], unless Settings.KeepFailed: its steps newest first,
-// each undo durable before the next, then the rest ([Done]). That it is to be is in the log with the failure itself, as a step named
-// "#rollback" which stays there. [Runner.RollBack] undoes a job that completed, or was kept.
+// each undo durable before the next, then the rest ([Done]). [Runner.RollBack] undoes a job that completed, or was kept. That a job
+// is to be undone is in the log before anything is, with the failure itself where that is why, as the undo of a mark "#rollback"
+// that was no step. Until it is rolled back it is [statemachine.Job].RollingBack, by which projection.Query finds it.
 //
 // # What a crash leaves, and what the next process does
 //
@@ -65,8 +67,8 @@
 //	  for the MaxAttempts-th time           holds it: it may be what kills the process
 //	after a step's effect, before it was    does the step again; after it was recorded, returns what is recorded
 //	  recorded
-//	between a failure and its rollback,     goes on with the rollback, behind the last undo that is durable; that one may be
-//	  or in it                              done twice
+//	between a failure and its rollback,     goes on with the rollback, behind the last undo that is durable; the one that was
+//	  or in a rollback, whoever wanted it   under way may be done twice
 //	with a job of a capability that is      holds it
 //	  not registered any more
 //	while a plan was applied                makes a new plan; applied again, the old one does nothing twice

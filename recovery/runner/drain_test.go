@@ -138,7 +138,7 @@ func TestDrain_cuts_a_rollback_short(t *testing.T) {
 		var drained *DrainError
 		require.ErrorAs(t, p.Drain(ctx), &drained)
 		require.Equal(t, []string{"a"}, drained.Interrupted)
-		require.Equal(t, []string{"submitted", "validated", "started", "step #rollback", "failed: broken"}, p.story("a"))
+		require.Equal(t, []string{"submitted", "validated", "started", "failed: broken", "step_undone #rollback"}, p.story("a"))
 		next := p.after(does(script{undo: func(context.Context, int, Done) error { return nil }}, Settings{}), Options{})
 		applied, err := next.Recover(t.Context())
 		require.NoError(t, errors.Join(err, applied.Err()))

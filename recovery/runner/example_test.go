@@ -130,8 +130,8 @@ func ExampleUndoer() {
 	// job_validated
 	// job_started
 	// job_step reserve
-	// job_step #rollback
 	// job_failed
+	// job_step_undone #rollback
 	// job_step_undone reserve
 	// job_rolled_back
 }

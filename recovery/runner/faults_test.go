@@ -94,7 +94,7 @@ func TestF_full_disk_is_waited_for(t *testing.T) {
 				time.Sleep(5 * time.Second)
 			}
 		}
-		require.Equal(t, []string{"submitted", "validated", "started", "step #rollback", "failed: broken", "rolled_back: undone after its failure"}, p.story("ill"))
+		require.Equal(t, []string{"submitted", "validated", "started", "failed: broken", "step_undone #rollback", "rolled_back: undone after its failure"}, p.story("ill"))
 		require.Contains(t, p.log.String(), "waiting for room on the disk")
 	})
 }

@@ -125,7 +125,7 @@ type ref struct {
 	attempts       int
 	steps          int  // recorded
 	undone         int  // recorded
-	toUndo         bool // it failed, and that it is to be undone is recorded with that
+	rolling        bool // that it is to be undone is recorded, with its failure or by itself
 	alive          bool // this process has done something to it
 	begun          bool // its work last began in this process
 
@@ -277,19 +277,21 @@ func (j *ref) works() {
 func (j *ref) fails() {
 	j.state, j.held, j.released, j.alive = statemachine.Failed, false, false, true
 	if j.doing = idle; j.capability != "kept" {
-		j.toUndo = true
 		j.undo()
 	}
 }
 
-func (j *ref) undo() { j.doing, j.passed = undoing, j.undone }
+func (j *ref) undo() {
+	j.alive = j.alive || !j.rolling
+	j.doing, j.passed, j.rolling = undoing, j.undone, true
+}
 
 func (j *ref) undoes() {
 	if j.passed <= j.steps {
 		j.undone++
 		return
 	}
-	j.state, j.doing = statemachine.RolledBack, idle
+	j.state, j.doing, j.rolling = statemachine.RolledBack, idle, false
 }
 
 // sleep lets so much time go by that what waits for another attempt has it.
@@ -405,7 +407,7 @@ func (j *ref) decision() recovery.Action {
 	switch {
 	case j.alive:
 		return ""
-	case j.state == statemachine.Failed && j.toUndo:
+	case j.rolling:
 		return recovery.ActionRollBack
 	case j.state != statemachine.Started || j.held:
 		return ""
@@ -466,19 +468,26 @@ func (m *machine) apply(t *rapid.T) {
 	type before struct {
 		*ref
 		recovery.Decision
-		seq uint64
+		seq        uint64
+		onlyUndone bool // since then
 	}
 	var all []before
 	for _, d := range m.plan.Decisions {
 		job, _ := m.engine.Job(d.JobID)
-		all = append(all, before{m.jobs[d.JobID], d, job.Seq})
+		b := before{m.jobs[d.JobID], d, job.Seq, job.Finished()}
+		for event, err := range m.engine.History(t.Context(), d.JobID) {
+			require.NoError(t, err)
+			b.onlyUndone = b.onlyUndone && (event.Seq <= d.Seq || event.Type == wal.JobStepUndone)
+		}
+		all = append(all, b)
 	}
 	plan := m.plan
 	go m.runner.Apply(context.Background(), plan)
 	synctest.Wait()
 	for _, b := range all {
 		same := b.seq == b.Seq
-		goesOn := b.Action == recovery.ActionRollBack && b.ref.state == statemachine.Failed && b.failed == b.Seq && b.reason == b.Reason
+		goesOn := b.Action == recovery.ActionRollBack &&
+			(b.onlyUndone || b.ref.state == statemachine.Failed && b.failed == b.Seq && b.reason == b.Reason)
 		if b.doing == idle && (same || goesOn) {
 			b.applied(b.Decision, m.did(acted, b.id, ""))
 		}
@@ -497,7 +506,7 @@ func (j *ref) applied(d recovery.Decision, did bool) {
 		j.held, j.released = true, false
 	case recovery.ActionRollBack:
 		if j.state == statemachine.Started {
-			j.state, j.toUndo, j.released, j.reason, j.failed = statemachine.Failed, true, false, d.Reason, d.Seq
+			j.state, j.released, j.reason, j.failed = statemachine.Failed, false, d.Reason, d.Seq
 		}
 		j.undo()
 	case recovery.ActionReconcile:
@@ -519,10 +528,10 @@ func (m *machine) check(t *rapid.T) {
 	for id, j := range m.jobs {
 		job, known := m.engine.Job(id)
 		require.True(t, known)
-		require.Equal(t, []any{j.state, j.held, j.attempts, ""}, []any{job.State, job.Held != "", job.Attempts, job.Parked}, "%s: %+v", job, j)
+		require.Equal(t, []any{j.state, j.held, j.attempts, "", j.rolling, j.steps - j.undone},
+			[]any{job.State, job.Held != "", job.Attempts, job.Parked, job.RollingBack, job.Steps}, "%s: %+v", job, j)
 		steps, err := m.engine.Steps(t.Context(), id)
 		require.NoError(t, err)
-		steps = slices.DeleteFunc(steps, func(s recovery.StepRecord) bool { return s.Name == "#rollback" })
 		require.Len(t, steps, j.steps, "%s", job)
 		for i, s := range steps {
 			require.Equal(t, []any{stepName(i), i >= j.steps-j.undone}, []any{s.Name, s.Undone}, "%s", job)

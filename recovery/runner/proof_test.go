@@ -332,11 +332,11 @@ func read(ctx context.Context, e *recovery.Engine, job statemachine.Job) (tale, 
 		case wal.JobStarted, wal.JobResumed:
 			s.attempts++
 		case wal.JobStep:
-			if name != "#rollback" {
-				s.steps, s.by[name] = append(s.steps, name), s.attempts
-			}
+			s.steps, s.by[name] = append(s.steps, name), s.attempts
 		case wal.JobStepUndone:
-			s.undone = append(s.undone, name)
+			if name != "#rollback" {
+				s.undone = append(s.undone, name)
+			}
 		case wal.JobProgress:
 			if by := string(event.Output); by != fmt.Sprint(s.attempts) {
 				return s, fmt.Errorf("%s: attempt %d is in progress, and attempt %s tells it", job, s.attempts, by)
@@ -399,8 +399,8 @@ func (s tale) onceRecorded(lines []mark) error {
 	return nil
 }
 
-// backwards: undo goes from the newest step to the oldest and then to the rest, each recorded before the next, and the failure
-// before them.
+// backwards: undo goes from the newest step to the oldest and then to the rest, each recorded before the next, and that it is to
+// be, and the job's end, before them.
 func (s tale) backwards(lines []mark) error {
 	reversed := slices.Clone(s.steps)
 	slices.Reverse(reversed)
@@ -411,8 +411,11 @@ func (s tale) backwards(lines []mark) error {
 		if l.Job != s.job.ID || l.What != undid {
 			continue
 		}
-		if !s.job.Finished() {
+		switch {
+		case !s.job.Finished():
 			return fmt.Errorf("%s: undone while it goes on", s.job)
+		case !s.job.RollingBack && s.job.State != statemachine.RolledBack:
+			return fmt.Errorf("%s: %q was undone, and it does not say that it is to be", s.job, l.Step)
 		}
 		due := slices.Index(append(reversed, ""), l.Step)
 		if due < 0 || due > len(s.undone) {
@@ -425,6 +428,10 @@ func (s tale) backwards(lines []mark) error {
 // ends is what must be when nothing goes on any more.
 func (s tale) ends(lines []mark) error {
 	id, did := s.job.ID, count(lines, acted, s.job.ID, "")
+	if s.job.RollingBack || s.job.State != statemachine.RolledBack &&
+		slices.ContainsFunc(lines, func(l mark) bool { return l.Job == id && l.What == undid }) {
+		return fmt.Errorf("%s: it is half undone, and nobody goes on with it", s.job)
+	}
 	switch s.job.State {
 	case statemachine.Completed:
 		if did == 0 {
@@ -602,17 +609,25 @@ var plays = []play{
 	{name: "fails and is kept", does: submits("kept", chore{Steps: []string{"a"}, End: badly})},
 	{name: "is not valid", does: submits("irreversible", chore{End: never}, chore{})},
 	{name: "is cancelled", does: cancelled},
-	{name: "is taken back", does: func(ctx context.Context, p life, _ func()) error {
-		if err := submits("kept", chore{Steps: []string{"a", "b"}})(ctx, p, nil); err != nil {
-			return err
-		}
-		_, err := p.Runner.RollBack(ctx, "job-0", "Ada wants it back")
-		return err
-	}},
+	{name: "is taken back", does: takenBack("irreversible", chore{Steps: []string{"a", "left/b", "c"}})},
+	{name: "is taken back, as it failed", does: takenBack("kept", chore{Steps: []string{"a", "b"}, End: badly})},
+	{name: "is taken back, and had no steps", does: takenBack("reconcilable", chore{})},
+	{name: "is taken back, not valid", does: takenBack("irreversible", chore{End: never})},
 	{name: "drain", does: drained},
 	{name: "is overtaken", does: overtaken},
 	{name: "is released while it works", does: letGoOn},
 	{name: "a plan is applied", does: applied, base: leftBehind(), plans: recovery.PolicyFunc(asNamed)},
+}
+
+// takenBack: what has ended, well or badly, is rolled back because somebody wants it.
+func takenBack(capability string, c chore) func(context.Context, life, func()) error {
+	return func(ctx context.Context, p life, _ func()) error {
+		if err := submits(capability, c)(ctx, p, nil); err != nil {
+			return err
+		}
+		_, err := p.Runner.RollBack(ctx, "job-0", "Ada wants it back")
+		return err
+	}
 }
 
 // letGoOn: while an attempt does not come back, somebody holds the job, and then lets it go on, past the runner.
@@ -719,8 +734,8 @@ func overtaken(ctx context.Context, p life, answer func()) error {
 
 // The runner is killed at each operation of each play on the disk and on the world, and so before and after each event, and then
 // again in its recovery. What is irreversible, or can be asked about, is done once at most; nothing that anybody was told is
-// lost; a step that is recorded was done, and is not done again; undo goes backwards, each recorded before the next; a plan that is
-// applied again does nothing; and in the end every job has ended, or is held for a reason.
+// lost; a step that is recorded was done, and is not done again; undo goes backwards, each recorded before the next, and comes to its
+// end, whoever wanted it; a plan that is applied again does nothing; and in the end every job has ended, or is held for a reason.
 func TestR1_R3_S1_runner_killed_at_every_event(t *testing.T) {
 	for _, x := range plays {
 		t.Run(x.name, func(t *testing.T) {
@@ -746,6 +761,7 @@ var saboteurs = []saboteur{
 	{name: "has another attempt durable after it acts", play: "retries", disk: late(wal.JobResumed), says: "lost"},
 	{name: "has a step durable after it goes on", play: "steps, irreversible", disk: late(wal.JobStep), says: "lost"},
 	{name: "has an undo durable after it goes on", play: "fails, irreversible", disk: late(wal.JobStepUndone), says: "lost"},
+	{name: "has the decision to undo durable after it undoes", play: "is taken back, and had no steps", disk: late(wal.JobStepUndone), says: "lost"},
 	{name: string(recordsFirst), play: "steps, irreversible", flaw: recordsFirst, says: "is recorded, and was not done"},
 	{name: string(forgetsSteps), play: "a loop, pure", flaw: forgetsSteps, says: "was recorded, and done again"},
 	{name: string(undoesForward), play: "fails, irreversible", flaw: undoesForward, says: "was undone when only"},

@@ -48,75 +48,61 @@ func (p policy) Decide(ev recovery.Evidence) (recovery.Action, string, bool) {
 }
 
 // Plan is [recovery.Engine.Plan] by the first of the policies that has an opinion, and the runner's own Policy behind them. At
-// its end it has, besides, the jobs whose rollback was cut short: they failed, and were to be undone. Nothing has been done yet.
+// its end it has, besides, the jobs whose rollback was cut short: they failed and were to be undone, or somebody wanted back what
+// they did. Nothing has been done yet.
 func (r *Runner) Plan(ctx context.Context, policies ...recovery.Policy) (recovery.Plan, error) {
 	p, err := r.engine.Plan(ctx, recovery.First(append(slices.Clone(policies), r.Policy())...))
 	if err != nil {
 		return p, err
 	}
-	for job := range r.engine.Jobs(projection.Query{States: []statemachine.State{statemachine.Failed}, Parked: new(false)}) {
-		if job.Seq > p.Seq || job.Steps == 0 || r.engine.Live(job.Epoch) {
-			continue
-		}
+	for job := range r.engine.Jobs(projection.Query{RollingBack: new(true), Parked: new(false)}) {
 		does := r.reg.find(job.Capability)
-		if does == nil || !does.undoes {
+		if job.Seq > p.Seq || r.engine.Live(job.Epoch) || does == nil || !does.undoes {
 			continue
 		}
-		d, err := r.halfUndone(ctx, job, does.Effect)
-		if err != nil {
+		d := r.cutShort(ctx, job, does.Effect)
+		if err := ctx.Err(); err != nil {
 			return p, err
 		}
-		if d != nil {
-			p.Decisions = append(p.Decisions, *d)
-		}
+		p.Decisions = append(p.Decisions, d)
 	}
 	return p, nil
 }
 
-// halfUndone decides about a failed job; nil: it was to be kept so. The error is ctx's. Of a job whose events can't be read, the
-// Evidence says so: its rollback says it again.
-func (r *Runner) halfUndone(ctx context.Context, job statemachine.Job, effect recovery.Effect) (*recovery.Decision, error) {
+// cutShort decides about a job whose rollback was. Of one whose events can't be read, the Evidence says so: its rollback says it
+// again.
+func (r *Runner) cutShort(ctx context.Context, job statemachine.Job, effect recovery.Effect) recovery.Decision {
 	ev := recovery.Evidence{JobID: job.ID, Capability: job.Capability, Effect: effect, State: job.State, Epoch: job.Epoch,
-		Attempts: job.Attempts, Steps: max(0, job.Steps-1), LastSeq: job.Seq} // toUndo is none
-	if kept := r.failure(ctx, job.ID, &ev); kept || ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	return &recovery.Decision{JobID: job.ID, Seq: job.Seq, Action: recovery.ActionRollBack,
-		Reason: "failed, and its rollback was cut short", Evidence: ev}, nil
+		Attempts: job.Attempts, Steps: job.Steps, LastSeq: job.Seq}
+	r.lookBack(ctx, &ev)
+	return recovery.Decision{JobID: job.ID, Seq: job.Seq, Action: recovery.ActionRollBack, Reason: "its rollback was cut short", Evidence: ev}
 }
 
-// failure reads of a failed job no more than its failure and what has followed, and tells whether it was to be kept so. With the
-// failure, or not at all, the job was marked toUndo.
-func (r *Runner) failure(ctx context.Context, id string, ev *recovery.Evidence) (kept bool) {
+// lookBack reads of a job no more than its newest event, and what lies between that and the last step that is not undone.
+func (r *Runner) lookBack(ctx context.Context, ev *recovery.Evidence) {
 	const most = 1000 // events are read for the last step's name
-	failed, marked, undone, n := false, false, 0, 0
-	for event, err := range r.engine.Backward(ctx, id) {
+	undone, n := 0, 0
+	for event, err := range r.engine.Backward(ctx, ev.JobID) {
 		name := recovery.StepName(event)
 		switch {
 		case err != nil:
 			ev.Problem = err.Error()
-			return false
+			return
+		case isMark(name):
 		case event.Type == wal.JobStepUndone:
 			undone++
-		case !failed:
-			failed = event.Type == wal.JobFailed
-		case !marked && name != toUndo:
-			return true
-		case !marked:
-			marked = true
-		case name != "" && undone > 0: // the newest are undone first
+		case event.Type == wal.JobStep && undone > 0: // the newest are undone first
 			undone--
 		default:
-			ev.LastStep, n = name, n+1
+			ev.LastStep = name
 		}
 		if event.Seq == ev.LastSeq {
 			ev.LastEvent, ev.LastTime = event.Type, event.Time
 		}
-		if marked && (ev.Steps == 0 || ev.LastStep != "" || n == most) {
-			return false
+		if n++; ev.Steps == 0 || ev.LastStep != "" || n == most {
+			return
 		}
 	}
-	return !marked
 }
 
 // Apply is [recovery.Plan.Apply] by the runner's capabilities. Jobs that are resumed wait for a worker: Resumed means that they do,
@@ -163,7 +149,7 @@ func (r *Runner) Recover(ctx context.Context, policies ...recovery.Policy) (reco
 
 // failWith says with the failure that the job is to be rolled back.
 func (r *Runner) failWith(job statemachine.Job) []recovery.Command {
-	return []recovery.Command{recovery.Step(job.ID, toUndo, nil)}
+	return []recovery.Command{recovery.UndoStep(job.ID, toUndo)}
 }
 
 // resume puts a job into the queue, unless it is there.

@@ -195,7 +195,7 @@ func TestPlan_has_rollbacks_that_were_cut_short(t *testing.T) {
 	job := func(id string, commands ...recovery.Command) []recovery.Command {
 		return append([]recovery.Command{recovery.Submit(recovery.Submission{JobID: id, Capability: "do", Args: 1}), recovery.Validate(id), recovery.Start(id)}, commands...)
 	}
-	commands := append(job("cut short", recovery.Step("cut short", "one", 1), recovery.Step("cut short", toUndo, nil), recovery.Fail("cut short", errBroken)),
+	commands := append(job("cut short", recovery.Step("cut short", "one", 1), recovery.Fail("cut short", errBroken), recovery.UndoStep("cut short", toUndo)),
 		job("kept", recovery.Step("kept", "one", 1), recovery.Fail("kept", errBroken))...)
 	disk := left(t, commands...)
 	image := disk.Crash(crashfs.SyncedOnly)
@@ -204,7 +204,7 @@ func TestPlan_has_rollbacks_that_were_cut_short(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, plan.Decisions, 6)
 	d := plan.Decisions[5]
-	require.Equal(t, []any{"cut short", recovery.ActionRollBack, "failed, and its rollback was cut short", "one"},
+	require.Equal(t, []any{"cut short", recovery.ActionRollBack, "its rollback was cut short", "one"},
 		[]any{d.JobID, d.Action, d.Reason, d.Evidence.LastStep})
 	applied, err := p.Recover(t.Context())
 	require.NoError(t, errors.Join(err, applied.Err()))
@@ -330,7 +330,7 @@ func TestJob_that_cannot_be_read(t *testing.T) {
 }
 
 // What a plan says of a rollback that was cut short, wherever it was, costs no more than the end of the job's story.
-func TestPlan_reads_no_more_of_a_failed_job_than_its_end(t *testing.T) {
+func TestPlan_reads_no_more_of_an_ended_job_than_its_end(t *testing.T) {
 	end, err := (&crashtest.MemLog{}).Open(t.Context())
 	require.NoError(t, err)
 	log := &blindLog{Log: end}
@@ -347,16 +347,14 @@ func TestPlan_reads_no_more_of_a_failed_job_than_its_end(t *testing.T) {
 		commands []recovery.Command
 		want     string
 	}{
-		{[]recovery.Command{recovery.Step("a", toUndo, nil), recovery.Fail("a", errBroken)}, "job_failed 2 two"},
+		{[]recovery.Command{recovery.Complete("a", 7), recovery.UndoStep("a", toUndo)}, "job_step_undone 2 two"},
 		{[]recovery.Command{recovery.UndoStep("a", "two")}, "job_step_undone 1 one"},
 		{[]recovery.Command{recovery.UndoStep("a", "one")}, "job_step_undone 0 "},
 	} {
 		_, err := e.Do(t.Context(), c.commands...)
 		require.NoError(t, err)
 		job, _ := e.Job("a")
-		d, err := p.halfUndone(t.Context(), job, recovery.Pure)
-		require.NoError(t, err)
-		ev := d.Evidence
+		ev := p.cutShort(t.Context(), job, recovery.Pure).Evidence
 		require.Equal(t, c.want, fmt.Sprint(ev.LastEvent, " ", ev.Steps, " ", ev.LastStep))
 		require.Empty(t, ev.Problem)
 	}

@@ -11,21 +11,18 @@ import (
 	"github.com/jobwal/jobwal/wal"
 )
 
-// toUndo is the step that is recorded with a failure, in the same append, when the job is to be rolled back. What is done in a
-// job has no such name ('#' is not for callers). crash: between the failure and the end of the rollback, it tells the next
-// opening's plan apart from a job that was to be kept as it failed. It is never undone itself: a job that is rolled back has it.
+// toUndo is the mark, see [recovery.Step], by whose undo a job says that it is to be rolled back, before anything is undone: with
+// its failure, in the same append, or once somebody wants back what had ended. crash: from then on to the end of the rollback it
+// is RollingBack, by which the next opening's plan tells it apart from a job that is to stay as it ended.
 const toUndo = "#rollback"
 
-// failing is what fails a job as it stands: one that has done something, and is to be undone, says so.
-func failing(job statemachine.Job, does *capability, err error) (commands []recovery.Command) {
-	text := shortened(err.Error())
+// failing is what fails a job as it stands: one that has started, and is to be undone, says so.
+func failing(job statemachine.Job, does *capability, err error) []recovery.Command {
+	commands := []recovery.Command{recovery.Fail(job.ID, errors.New(shortened(err.Error())))}
 	if job.State == statemachine.Started && does.rollsBack() {
-		if job.Held != "" {
-			commands = append(commands, recovery.Release(job.ID, text))
-		}
-		commands = append(commands, recovery.Step(job.ID, toUndo, nil))
+		commands = append(commands, recovery.UndoStep(job.ID, toUndo))
 	}
-	return append(commands, recovery.Fail(job.ID, errors.New(text)))
+	return commands
 }
 
 // shortened is an error's text as it fits into an event of any log.
@@ -45,10 +42,9 @@ func (r *Runner) fail(t *task, err error) {
 		r.left(t, bad)
 		return
 	}
-	undo := t.job.State == statemachine.Started && t.does.rollsBack()
 	t.job = job
-	if undo {
-		t.known = t.known && job.Steps == len(t.steps)+1 // and toUndo; else others have recorded some
+	if job.RollingBack {
+		t.known = t.known && job.Steps == len(t.steps) // else others have recorded some
 		bad = r.rollBack(r.life, t, "undone after its failure")
 	}
 	if errors.Is(bad, ErrDraining) {
@@ -66,10 +62,10 @@ func (r *Runner) failDurably(t *task, err error) (statemachine.Job, error) {
 	if t.attempt == nil {
 		return r.failIdle(t, err)
 	}
-	job, bad := t.attempt.end(context.Background(), failing(t.job, t.does, err)...)
-	for n := 0; bad != nil && r.endsAgain(t, n, bad); n++ {
-		now, _ := r.engine.Job(t.id)
-		job, bad = t.attempt.end(context.Background(), failing(now, t.does, err)...)
+	commands := failing(t.job, t.does, err)
+	job, bad := t.attempt.end(context.Background(), commands...)
+	for n := 0; refusalOf(bad) == full && r.rest(n, bad); n++ {
+		job, bad = t.attempt.end(context.Background(), commands...)
 	}
 	t.steps, t.known = t.attempt.steps(), true
 	return job, bad
@@ -92,14 +88,8 @@ func (r *Runner) failIdle(t *task, cause error) (statemachine.Job, error) {
 	}
 }
 
-// endsAgain tells whether an end that was refused for the n-th time is to be written again, as the job stands then. One that was
-// held meanwhile may end, and is released with that.
-func (r *Runner) endsAgain(t *task, n int, err error) bool {
-	if errors.Is(err, statemachine.ErrHeld) {
-		return n < 10
-	}
-	return refusalOf(err) == full && r.rest(n, err)
-}
+// isMark: see [recovery.Step].
+func isMark(step string) bool { return strings.HasPrefix(step, "#") }
 
 // rollBack undoes what a completed or failed job did, and says so.
 func (r *Runner) rollBack(ctx context.Context, t *task, reason string) error {
@@ -129,8 +119,11 @@ func (r *Runner) undo(ctx context.Context, t *task) error {
 	if err := errors.Join(r.recall(t), r.rebind(ctx, t)); err != nil {
 		return err
 	}
+	if err := r.intend(ctx, t); err != nil {
+		return err
+	}
 	for _, s := range slices.Backward(t.steps) {
-		if s.Undone || s.Name == toUndo {
+		if s.Undone {
 			continue
 		}
 		if err := r.undoStep(ctx, t, Done{Step: s.Name, Output: s.Output}); err != nil {
@@ -143,11 +136,20 @@ func (r *Runner) undo(ctx context.Context, t *task) error {
 // names are those of the steps that the work recorded.
 func names(steps []recovery.StepRecord) (all []string) {
 	for _, s := range steps {
-		if s.Name != toUndo {
-			all = append(all, s.Name)
-		}
+		all = append(all, s.Name)
 	}
 	return all
+}
+
+// intend: crash: before the first undo, the log says that it is to be: else nobody would know of a job that is half undone.
+func (r *Runner) intend(ctx context.Context, t *task) error {
+	if t.job.RollingBack {
+		return nil
+	}
+	if ctx.Err() != nil { // nothing is going to be undone
+		return context.Cause(ctx)
+	}
+	return r.noteUndone(t, toUndo)
 }
 
 // undoStep: crash: after the undo and before it is durable, it is done once more.
@@ -155,7 +157,11 @@ func (r *Runner) undoStep(ctx context.Context, t *task, done Done) error {
 	if err := r.callUndo(ctx, t, done); err != nil {
 		return err
 	}
-	jobs, err := r.do(recovery.UndoStep(t.id, done.Step).IfSeq(t.job.Seq))
+	return r.noteUndone(t, done.Step)
+}
+
+func (r *Runner) noteUndone(t *task, step string) error {
+	jobs, err := r.do(recovery.UndoStep(t.id, step).IfSeq(t.job.Seq))
 	if err == nil {
 		t.job = jobs[0]
 	}

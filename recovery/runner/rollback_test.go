@@ -55,8 +55,8 @@ func TestRollback_of_a_failed_job(t *testing.T) {
 	job := p.run("do", "a", 0)
 	require.Equal(t, []any{statemachine.RolledBack, "broken"}, []any{job.State, job.Error})
 	require.Equal(t, append([]string{"flight", "room"}, undone...), l.all())
-	require.Equal(t, []string{"submitted", "validated", "started", "step flight", "step room", "step #rollback", "failed: broken",
-		"step_undone room", "step_undone flight", "rolled_back: undone after its failure"}, p.story("a"))
+	require.Equal(t, []string{"submitted", "validated", "started", "step flight", "step room", "failed: broken",
+		"step_undone #rollback", "step_undone room", "step_undone flight", "rolled_back: undone after its failure"}, p.story("a"))
 	require.Equal(t, statemachine.Completed, p.run("do", "b", 1).State)
 }
 
@@ -326,4 +326,73 @@ func TestRollback_tells_of_steps_that_were_undone_before(t *testing.T) {
 	_, err = p.RollBack(t.Context(), "a", "why")
 	require.NoError(t, err)
 	require.Equal(t, []string{`"" ["one"]`}, l.all())
+}
+
+// That what has ended is to be undone is in the log before anything is undone, and once. An error leaves it so, in this process
+// and for the next one's plan. (A job that had completed was in no plan.)
+func TestRollBack_says_so_first(t *testing.T) {
+	var l ledger
+	x := trip(&l)
+	var p *pool
+	undo, broken := x.undo, true
+	x.undo = func(ctx context.Context, n int, done Done) error {
+		job, _ := p.engine.Job("a")
+		require.True(t, job.RollingBack)
+		if done.Step == "flight" && broken {
+			return errBroken
+		}
+		return undo(ctx, n, done)
+	}
+	reg := does(x, Settings{KeepFailed: true})
+	p = newPool(t, reg, Options{})
+	require.Equal(t, statemachine.Completed, p.run("do", "a", 1).State)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := p.RollBack(ended, "a", "why")
+	require.ErrorIs(t, err, context.Canceled)
+	require.Len(t, p.story("a"), 6, "nothing was done, and nothing is going to be")
+	for range 2 {
+		_, err := p.RollBack(t.Context(), "a", "why")
+		require.ErrorIs(t, err, errBroken)
+	}
+	require.Equal(t, []string{"step_undone #rollback", "step_undone room"}, p.story("a")[6:])
+	p = p.after(reg, Options{})
+	broken = false
+	plan, err := p.Plan(t.Context())
+	require.NoError(t, err)
+	require.Len(t, plan.Decisions, 1)
+	d := plan.Decisions[0]
+	require.Equal(t, []any{recovery.ActionRollBack, "its rollback was cut short", statemachine.Completed, "flight", 1},
+		[]any{d.Action, d.Reason, d.Evidence.State, d.Evidence.LastStep, d.Evidence.Steps})
+	for _, want := range []recovery.Result{recovery.RolledBack, recovery.Skipped} {
+		applied, err := p.Apply(t.Context(), plan)
+		require.NoError(t, errors.Join(err, applied.Err()))
+		require.Equal(t, want, applied.Outcomes[0].Result)
+	}
+	require.Equal(t, []string{"step_undone flight", "rolled_back: its rollback was cut short"}, p.story("a")[8:])
+	require.Equal(t, append([]string{"flight", "room"}, undone...), l.all())
+}
+
+// A mark that somebody else has left among a job's steps is none: the work need not meet it again, and it is not undone.
+func TestMarks_are_no_steps(t *testing.T) {
+	var l ledger
+	var p *pool
+	x := trip(&l)
+	book := x.execute
+	x.execute = func(ctx context.Context, n int) (int, error) {
+		out, err := book(ctx, n)
+		if job, _ := JobOf(ctx); job.Attempts == 1 {
+			_, bad := p.engine.Step(ctx, "a", "#seen by Ada", nil)
+			return 0, errors.Join(err, bad, Transient(errBroken))
+		}
+		return out, err
+	}
+	synctest.Test(t, func(t *testing.T) {
+		p = newPool(t, does(x, Settings{Effect: recovery.Pure}), Options{})
+		job := p.run("do", "a", 1)
+		require.Equal(t, []any{statemachine.Completed, 2}, []any{job.State, job.Steps}, "%s", job)
+		_, err := p.RollBack(t.Context(), "a", "why")
+		require.NoError(t, err)
+		require.Equal(t, append([]string{"flight", "room"}, undone...), l.all())
+	})
 }

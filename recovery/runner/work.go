@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -198,12 +199,13 @@ func (r *Runner) unreadable(t *task, err error) {
 	r.leave(t, nil)
 }
 
-// recall reads a job's steps.
+// recall reads a job's steps; marks of others are none.
 func (r *Runner) recall(t *task) (err error) {
 	if t.known {
 		return nil
 	}
 	t.steps, err = r.engine.Steps(r.life, t.id)
+	t.steps = slices.DeleteFunc(t.steps, func(s recovery.StepRecord) bool { return isMark(s.Name) })
 	t.known = err == nil
 	return err
 }
