@@ -61,7 +61,7 @@ type Options struct {
 	// closed when Inspect returns. Not called for a new log, nor with ReadOnly.
 	Inspect func(*Log) error
 	// Prefill: fill the newest segment ahead of the writer with newlines, so that a sync rewrites blocks that exist, which
-	// halves its time on some file systems. The log takes at most twice its size that way, and no more than 256 KiB beyond
+	// halves its time on some file systems. The log takes at most twice its size that way, and no more than 192 KiB beyond
 	// it; Close and rotation cut it to size. Default PrefillAuto: on Linux on ext4 and XFS, unless Sync is SyncNever.
 	Prefill Prefill
 	// FS: the file system. Default OS.

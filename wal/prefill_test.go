@@ -38,8 +38,8 @@ func TestPrefill_grows_with_the_log(t *testing.T) {
 			}
 		}
 		require.Greater(t, filled, thin(2900, 700), "nearly every append finds its blocks in place")
-		require.LessOrEqual(t, most, 256<<10, "no more than that is filled at once")
-		require.Greater(t, most, thin(255<<10, 100<<10))
+		require.LessOrEqual(t, most, 192<<10, "no more than that is filled at once")
+		require.Greater(t, most, thin(191<<10, 100<<10))
 		mustClose(t, w.log)
 		raw := w.rawSegment(t)
 		require.Equal(t, usedOf(raw), len(raw), "cut to size")
