@@ -260,7 +260,7 @@ func (a application) do(ctx context.Context, d Decision, commands ...Command) (s
 
 // resume: crash: the attempt is durable, and nothing was done: it counts all the same, since nobody can tell.
 func (a application) resume(ctx context.Context, d Decision, job statemachine.Job, o Outcome) Outcome {
-	if job.State == statemachine.Started && !a.opts.ResumeLater {
+	if job.Finished() || job.State == statemachine.Started && !a.opts.ResumeLater { // what has ended refuses it
 		var err error
 		if job, err = a.do(ctx, d, Resume(d.JobID)); err != nil {
 			return o.ended(Resumed, err)

@@ -560,6 +560,28 @@ func TestApply_writes_more_with_a_failure(t *testing.T) {
 	require.Equal(t, Skipped, applied.Outcomes[0].Result)
 }
 
+// A plan that somebody has edited resumed what had ended, it said, and nothing had been done.
+func TestApply_resumes_nothing_that_has_ended(t *testing.T) {
+	ctx := t.Context()
+	e := opened(t, written(t))
+	jobs, err := e.Do(ctx, Submit(Submission{JobID: "a"}), Validate("a"), Start("a"), Step("a", "s", 1), Complete("a", 1), UndoStep("a", "s"))
+	require.NoError(t, err)
+	never := func(context.Context, statemachine.Job) error { t.Error("called"); return nil }
+	for _, action := range []Action{ActionResume, ActionReconcile} {
+		p := Plan{LogID: e.log.ID(), Decisions: []Decision{{JobID: "a", Seq: jobs[5].Seq, Action: action}}}
+		for _, later := range []bool{true, false} {
+			applied, err := p.Apply(ctx, e, ApplyOptions{Resume: never, ResumeLater: later,
+				Reconcile: func(context.Context, statemachine.Job) (Reconciled, error) {
+					t.Error("asked")
+					return DidNotHappen(), nil
+				}})
+			require.NoError(t, err)
+			require.ErrorIs(t, applied.Err(), statemachine.ErrTransition)
+			require.Equal(t, NotApplied, applied.Outcomes[0].Result)
+		}
+	}
+}
+
 // A job that had ended when it was looked at is rolled back by as many applies of the plan as are cut short, each of which goes on
 // behind what was undone; no other change of the job is passed over. (A plan was skipped as soon as one step was undone.)
 func TestApply_rolls_back_what_has_ended(t *testing.T) {

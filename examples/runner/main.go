@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"time"
@@ -46,8 +47,8 @@ func main() {
 	plan, err := r.Plan(ctx) // about what the last process has left; nothing is done yet
 	check(err)
 	fmt.Print(plan)
-	_, err = r.Apply(ctx, plan)
-	check(err)
+	applied, err := r.Apply(ctx, plan)
+	check(errors.Join(err, applied.Err())) // the second is of single jobs: of what could not be undone, say
 
 	order := Order{"lamp", "Oslo"}
 	receipt, err := purchase.Do(ctx, r, order, runner.Once("order-17")) // or Submit now, and Result later

@@ -315,7 +315,7 @@ func (c Capability[A, R]) Submit(ctx context.Context, r *Runner, args A, opts ..
 }
 
 // Do submits a job, waits for it as [Runner.Wait] does, and returns its output. When ctx ends the job goes on all the same.
-// A *[JobError]: it did not complete.
+// A *[JobError]: it did not complete, or, submitted before ([Once]), was rolled back, wholly or in part.
 func (c Capability[A, R]) Do(ctx context.Context, r *Runner, args A, opts ...SubmitOption) (R, error) {
 	t, job, err := r.submit(ctx, c.does.name, args, opts)
 	if err != nil {
@@ -326,7 +326,7 @@ func (c Capability[A, R]) Do(ctx context.Context, r *Runner, args A, opts ...Sub
 }
 
 // Result waits for a job of this capability, as [Runner.Wait] does, and returns its output. A *[JobError]: it did not complete,
-// or was rolled back.
+// or was rolled back, wholly or in part.
 func (c Capability[A, R]) Result(ctx context.Context, r *Runner, id string) (R, error) {
 	return c.output(ctx, r)(r.Wait(ctx, id))
 }
@@ -337,8 +337,8 @@ func (c Capability[A, R]) output(ctx context.Context, r *Runner) func(statemachi
 		switch {
 		case err != nil:
 			return out, err
-		case job.State != statemachine.Completed:
-			return out, &JobError{job}
+		case job.State != statemachine.Completed || job.RollingBack:
+			return out, &JobError{job} // crash: in a rollback: what is half undone is no result
 		case job.Capability != c.does.name:
 			return out, fmt.Errorf("runner: job %q is of capability %q, not %q", job.ID, job.Capability, c.does.name)
 		}

@@ -356,7 +356,17 @@ func TestRollBack_says_so_first(t *testing.T) {
 		require.ErrorIs(t, err, errBroken)
 	}
 	require.Equal(t, []string{"step_undone #rollback", "step_undone room"}, p.story("a")[6:])
+	wanted := func() {
+		t.Helper()
+		work := Capability[int, int]{reg.find("do")}
+		_, err := work.Result(t.Context(), p.Runner, "a")
+		require.ErrorIs(t, err, ErrNotCompleted, "it is half undone")
+		_, err = work.Do(t.Context(), p.Runner, 1, Once("a"))
+		require.ErrorIs(t, err, ErrNotCompleted)
+	}
+	wanted()
 	p = p.after(reg, Options{})
+	wanted()
 	broken = false
 	plan, err := p.Plan(t.Context())
 	require.NoError(t, err)
