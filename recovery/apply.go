@@ -322,11 +322,12 @@ func (a application) rollBack(ctx context.Context, d Decision, job statemachine.
 	if job.State == statemachine.Failed {
 		o.Result = Failed
 	}
-	if o.Err = guarded(func() error { return a.opts.RollBack(ctx, job) }); o.Err != nil {
-		return o
-	}
+	o.Err = guarded(func() error { return a.opts.RollBack(ctx, job) })
 	if now, _ := a.engine.Job(d.JobID); now.State == statemachine.RolledBack {
 		o.Result = RolledBack
+		return o
+	}
+	if o.Err != nil {
 		return o
 	}
 	if _, o.Err = a.engine.Do(ctx, undone); o.Err == nil {
