@@ -25,8 +25,8 @@ import (
 // In a block's head a job is as [encoder.job] has it. Ids and short payloads lie together so that they can be brought
 // into memory together.
 
-// jobsVersion is that of the layout above.
-// 1 had no jobs that are rolling back, and counted marks among their steps.
+// jobsVersion is that of the layout above, and of what a fold makes of an event: 1 had no jobs that are rolling back, and
+// counted marks among their steps. A checkpoint with that is passed over: see [Snapshotter].
 const jobsVersion = 2
 
 // shortLen is how many bytes a payload has at most to lie with others.

@@ -35,8 +35,8 @@ type ApplyOptions struct {
 	// Reconcile finds out whether a started job's work happened; it must not do it. Needed for ActionReconcile.
 	Reconcile func(context.Context, statemachine.Job) (Reconciled, error)
 	// RollBack undoes what a job did that had started, all of it or what there is. By then that it has failed is durable, unless
-	// it had completed. After a crash it may be called again. That the job is rolled back is recorded when it returns nil, unless it has done that itself,
-	// as who keeps others from the job meanwhile has to. Needed for ActionRollBack.
+	// it had completed. After a crash it may be called again. That the job is rolled back is recorded when it returns nil, unless
+	// it has done that itself, as who keeps others from the job meanwhile has to. Needed for ActionRollBack.
 	RollBack func(context.Context, statemachine.Job) error
 }
 
@@ -68,7 +68,7 @@ func CannotTell(why string) Reconciled { return Reconciled{why: why} }
 type Result string
 
 const (
-	// NotApplied, the zero Result: nothing. The Outcome's Err says why.
+	// NotApplied, the zero Result: nothing, or no more than a part of a completed job's rollback. The Outcome's Err says why.
 	NotApplied Result = ""
 	// Skipped: the job is not as it was when the plan was made; the Outcome's Reason says what has changed.
 	Skipped Result = "skipped"
@@ -127,10 +127,9 @@ func (a Applied) String() string {
 //
 // A decision is applied only if its job's newest event is still the one that was looked at; otherwise it is skipped. What
 // is decided is durable before a function of opts acts on it. So a plan may be applied again after a crash, or beside
-// itself: no attempt, no failure, no hold is there twice. A rollback that a crash cut short goes on, also of a job that had ended
-// when it was looked at. A resumed job that was
-// cut short has had its attempt: it is skipped, and stands in the next plan. (One that has not started has none: for as
-// long as it is as it was, each Apply calls Resume for it.)
+// itself: no attempt, no failure, no hold is there twice. A rollback that a crash cut short goes on, also of a job that had
+// ended when it was looked at. A resumed job that was cut short has had its attempt: it is skipped, and stands in the next
+// plan. (One that has not started has none: for as long as it is as it was, each Apply calls Resume for it.)
 //
 // The error is ctx's, which leaves the jobs alone that were not begun; or wal.ErrInvalid, before anything was done, for a
 // plan of another log, with an unknown action, with a job that is there twice, or that needs a function that is nil.
@@ -323,11 +322,12 @@ func (a application) rollBack(ctx context.Context, d Decision, job statemachine.
 	if job.State == statemachine.Failed {
 		o.Result = Failed
 	}
-	if o.Err = guarded(func() error { return a.opts.RollBack(ctx, job) }); o.Err != nil {
-		return o
-	}
+	o.Err = guarded(func() error { return a.opts.RollBack(ctx, job) })
 	if now, _ := a.engine.Job(d.JobID); now.State == statemachine.RolledBack {
 		o.Result = RolledBack
+		return o
+	}
+	if o.Err != nil {
 		return o
 	}
 	if _, o.Err = a.engine.Do(ctx, undone); o.Err == nil {

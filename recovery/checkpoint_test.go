@@ -165,19 +165,19 @@ func (s *soak) crash() {
 // lose removes the checkpoints, and opens again: all comes from what was carried and from the segments.
 func (s *soak) lose() {
 	require.NoError(s.t, s.e.Close())
-	s.forgetCheckpoints(0)
+	forgetCheckpoints(s.t, s.disk)
 	s.open()
 }
 
-func (s *soak) forgetCheckpoints(keep int) {
-	entries, err := s.disk.ReadDir("jobs")
-	require.NoError(s.t, err)
+func forgetCheckpoints(t require.TestingT, disk wal.FS) {
+	entries, err := disk.ReadDir("jobs")
+	require.NoError(t, err)
 	for _, entry := range entries {
 		if strings.HasPrefix(entry.Name(), "checkpoint-") {
-			require.NoError(s.t, s.disk.Remove("jobs/"+entry.Name()))
+			require.NoError(t, disk.Remove("jobs/"+entry.Name()))
 		}
 	}
-	require.NoError(s.t, s.disk.SyncDir("jobs"))
+	require.NoError(t, disk.SyncDir("jobs"))
 }
 
 // check is R1, R2 and R5: what the engine says is what a fold of all events that ever were says.

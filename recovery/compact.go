@@ -220,8 +220,8 @@ func (e *Engine) countForgettable(before time.Time) (n int) {
 var finished = []statemachine.State{statemachine.Completed, statemachine.Failed, statemachine.RolledBack}
 
 // freeBelow returns the seq below which little is worth keeping: the newest event of the finished job that was touched
-// longest ago. What lies below it belongs to forgotten jobs, to unfinished and half undone ones, and to the few whose last event lies
-// above it. One finished job in sixteen may lie below it all the same, so that some whose clock was ahead do not pin the
+// longest ago. What lies below it belongs to forgotten jobs, to unfinished and half undone ones, and to the few whose last
+// event lies above it. One finished job in sixteen may lie below it all the same, so that some whose clock was ahead do not pin the
 // log for as long as it was ahead.
 func (e *Engine) freeBelow(going goes) uint64 {
 	below := e.applier.applied.Load() + 1

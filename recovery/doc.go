@@ -43,8 +43,8 @@
 //	R3  A crash inside Open loses nothing and leaves nothing that stops the next Open.
 //	R4  One undecodable or illegal event parks that one job (reported, listed, refused further commands); all others
 //	    recover. An event type that this version does not know is kept and parks its job; it is never dropped.
-//	R5  Compaction never removes an unfinished job, nor a parked one, nor anything needed to rebuild the state of those
-//	    remembered.
+//	R5  Compaction never removes an unfinished job, nor one that is parked or half undone, nor anything needed to rebuild
+//	    the state of those remembered.
 //
 // # What a crash leaves, and what Open does
 //

@@ -434,3 +434,53 @@ func TestR5_what_is_being_rolled_back_is_not_forgotten(t *testing.T) {
 		}
 	}
 }
+
+// olderJobs is a log on disk whose checkpoints were written when jobs were of the version before.
+type olderJobs struct{ diskLog }
+
+func (l olderJobs) LoadCheckpoint(ctx context.Context, c wal.Checkpoint, load func(wal.Section, io.Reader) error) error {
+	return l.diskLog.LoadCheckpoint(ctx, c, func(s wal.Section, r io.Reader) error {
+		if s.Name == "jobs" {
+			s.Version--
+		}
+		return load(s, r)
+	})
+}
+
+// R5, F16: checkpoints by a program whose jobs were of another version are passed over, which is reported: the jobs come whole
+// from what was carried and the log. What only they had of projections is not to be had, and the caller has to say that he knows.
+func TestR5_F16_checkpoints_with_jobs_of_another_version(t *testing.T) {
+	ctx, disk := t.Context(), crashfs.New()
+	opts := smallSegments(disk)
+	opts.Projections = []projection.Projection{newCounter()}
+	e := inMemory(t, disk, opts)
+	finishOne(t, e, "half")
+	_, err := e.UndoStep(ctx, "half", "#rollback")
+	require.NoError(t, err)
+	submitSome(t, e, 2)
+	for i := range 20 {
+		finishOne(t, e, fmt.Sprint("done ", i))
+	}
+	c, err := e.Compact(ctx, 0)
+	require.NoError(t, err)
+	require.Equal(t, []int{20, 3}, []int{c.Forgotten, c.Remembered})
+	require.Greater(t, e.log.FirstSeq(), uint64(11), "the log has no longer what the half undone job did")
+	require.NoError(t, e.Close())
+
+	reopen := func(allowed ...string) (*Engine, error) {
+		log, err := wal.Open("jobs", opts.WAL)
+		require.NoError(t, err)
+		opts.Projections, opts.AllowIncomplete = []projection.Projection{newCounter()}, allowed
+		return OpenLog(ctx, olderJobs{diskLog{log}}, opts)
+	}
+	_, err = reopen()
+	require.ErrorAs(t, err, new(*IncompleteError))
+	again, err := reopen("counter")
+	require.NoError(t, err)
+	require.Equal(t, states(e), states(again))
+	job, _ := again.Job("half")
+	require.True(t, job.RollingBack)
+	require.ErrorContains(t, errors.Join(again.Report().PassedOver...), "jobs of version")
+	require.Subset(t, again.Report().Incomplete, []string{"counter"})
+	require.NoError(t, again.Close())
+}

@@ -299,7 +299,7 @@ func (l *ledger) crash() {
 func (l *ledger) lose() {
 	if !l.cut {
 		require.NoError(l.t, l.e.Close())
-		(&soak{t: l.t, disk: l.disk}).forgetCheckpoints(0)
+		forgetCheckpoints(l.t, l.disk)
 		l.open()
 	}
 }
@@ -321,7 +321,7 @@ func (l *ledger) check() {
 		for _, readOnly := range []bool{true, false} {
 			disk := l.disk.Crash(crashfs.Everything)
 			if without {
-				(&soak{t: l.t, disk: disk}).forgetCheckpoints(0)
+				forgetCheckpoints(l.t, disk)
 			}
 			opts := l.opts
 			opts.WAL.FS, opts.WAL.ReadOnly = disk, readOnly
@@ -421,7 +421,7 @@ func TestR2_R4_a_checkpoint_changes_no_jobs_of_a_salvaged_log(t *testing.T) {
 			require.NoError(t, e.Checkpoint(t.Context()))
 			require.NoError(t, e.Close())
 			without := l.disk.Crash(crashfs.Everything)
-			(&soak{t: t, disk: without}).forgetCheckpoints(0)
+			forgetCheckpoints(t, without)
 			for how, disk := range map[string]*crashfs.FS{"with": l.disk.Crash(crashfs.Everything), "without": without} {
 				again := inRapid(l, disk)
 				require.Equal(t, how == "with" && again.log.LastSeq() > 0, again.Report().Checkpoint > 0)

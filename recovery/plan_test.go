@@ -646,3 +646,18 @@ func TestApply_rolls_back_what_has_ended(t *testing.T) {
 		}
 	})
 }
+
+// What an outcome says has become of a job is so, though the function that rolled it back returned an error. (It said Failed.)
+func TestApply_rolled_back_and_an_error(t *testing.T) {
+	e := inMemory(t, crashfs.New(), Options{})
+	jobs, err := e.Do(t.Context(), Submit(Submission{JobID: "a"}), Validate("a"), Start("a"))
+	require.NoError(t, err)
+	p := Plan{LogID: e.log.ID(), Decisions: []Decision{{JobID: "a", Seq: jobs[0].Seq, Action: ActionRollBack}}}
+	applied, err := p.Apply(t.Context(), e, ApplyOptions{RollBack: func(ctx context.Context, job statemachine.Job) error {
+		_, err := e.RollBack(ctx, job.ID, "why")
+		return errors.Join(err, errBroken)
+	}})
+	require.NoError(t, err)
+	require.ErrorIs(t, applied.Err(), errBroken)
+	require.Equal(t, RolledBack, applied.Outcomes[0].Result)
+}

@@ -69,8 +69,8 @@
 //	  recorded
 //	between a failure and its rollback,     goes on with the rollback, behind the last undo that is durable; the one that was
 //	  or in a rollback, whoever wanted it   under way may be done twice
-//	with a job of a capability that is      holds it
-//	  not registered any more
+//	with a job of a capability that is      holds it; one that is half undone has no hold, and stays RollingBack until a program
+//	  not registered any more               comes that can go on
 //	while a plan was applied                makes a new plan; applied again, the old one does nothing twice
 //	in Validate, Reconcile or Undo          calls it again, however often that was: only attempts are counted. If it is what kills
 //	                                        the process, have a policy hold the job, or take its rollback out of the plan

@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,4 +174,51 @@ func TestDrain_fails_no_work_that_submits(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, statemachine.Completed, p.wait("a").State)
 	})
+}
+
+// So is one that somebody, or a plan, wanted of a job that had ended: Drain lists it. (It returned nil.)
+func TestDrain_lists_a_rollback_that_was_wanted(t *testing.T) {
+	for _, byPlan := range []bool{false, true} {
+		t.Run(fmt.Sprint("by a plan=", byPlan), func(t *testing.T) {
+			begun := make(chan struct{})
+			reg := does(script{
+				execute: func(_ context.Context, n int) (int, error) { return n, nil },
+				undo:    func(ctx context.Context, n int, _ Done) error { close(begun); _, err := until(ctx, n); return err },
+			}, Settings{KeepFailed: true})
+			p := newPool(t, reg, Options{})
+			require.Equal(t, statemachine.Completed, p.run("do", "a", 1).State)
+			undo := func() error { _, err := p.RollBack(context.Background(), "a", "why"); return err }
+			if byPlan {
+				_, err := p.engine.UndoStep(t.Context(), "a", toUndo)
+				require.NoError(t, err)
+				p = p.after(reg, Options{})
+				undo = func() error {
+					applied, err := p.Recover(context.Background())
+					return errors.Join(err, applied.Err())
+				}
+			}
+			cut := make(chan error)
+			go func() { cut <- undo() }()
+			<-begun
+			over, cancel := context.WithCancel(t.Context())
+			cancel()
+			var left *DrainError
+			require.ErrorAs(t, p.Drain(over), &left)
+			require.Equal(t, []string{"a"}, left.Interrupted)
+			require.ErrorIs(t, <-cut, ErrDraining)
+		})
+	}
+}
+
+// When the time is over before the steps are read, that is why they could not be, and nothing says that they are to be undone.
+func TestDrain_before_a_rollback_knows_the_steps(t *testing.T) {
+	p := newPool(t, does(trip(new(ledger)), Settings{KeepFailed: true}), Options{})
+	require.Equal(t, statemachine.Completed, p.run("do", "a", 1).State)
+	claimed, err := p.claim("a")
+	require.NoError(t, err)
+	p.Runner.end(ErrDraining)
+	require.ErrorIs(t, p.takeBack(t.Context(), claimed, "why"), ErrDraining)
+	require.ErrorIs(t, claimed.err, ErrDraining)
+	job, _ := p.engine.Job("a")
+	require.False(t, job.RollingBack)
 }

@@ -77,7 +77,7 @@ var errGone = errors.New("its function ended its goroutine")
 // A DrainError says what was at work when [Runner.Drain] began, and did not come to its end. None of these jobs has failed: in
 // the log they are as they were, and the next opening's plan has them.
 type DrainError struct {
-	// Interrupted are the jobs whose work came back when its context ended, or with ErrDraining before.
+	// Interrupted are the jobs whose work, or rollback, came back when its context ended, or with ErrDraining before.
 	Interrupted []string
 	// Running are those whose work had not come back when Drain returned. It can't be stopped. What it still wants to write
 	// goes through the engine while that is open.

@@ -261,7 +261,5 @@ func (r *Runner) rollBackByPlan(ctx context.Context, job statemachine.Job, reaso
 	if err != nil {
 		return err
 	}
-	defer r.hands.Done()
-	defer r.leave(t, nil)
-	return r.rollBack(ctx, t, reason)
+	return r.takeBack(ctx, t, reason)
 }

@@ -91,6 +91,18 @@ func (r *Runner) failIdle(t *task, cause error) (statemachine.Job, error) {
 // isMark: see [recovery.Step].
 func isMark(step string) bool { return strings.HasPrefix(step, "#") }
 
+// takeBack is rollBack for a caller that has claimed the job, and has done with it then. Of one for which there was no more time,
+// whoever waits for it is told, and Drain.
+func (r *Runner) takeBack(ctx context.Context, t *task, reason string) error {
+	defer r.hands.Done()
+	defer r.leave(t, nil) // unless it is left by now
+	err := r.rollBack(ctx, t, reason)
+	if errors.Is(err, ErrDraining) {
+		r.leave(t, err)
+	}
+	return err
+}
+
 // rollBack undoes what a completed or failed job did, and says so.
 func (r *Runner) rollBack(ctx context.Context, t *task, reason string) error {
 	if err := r.undo(ctx, t); err != nil {
@@ -117,7 +129,7 @@ func (r *Runner) undo(ctx context.Context, t *task) error {
 	}
 	t.undoing = true
 	if err := errors.Join(r.recall(t), r.rebind(ctx, t)); err != nil {
-		return err
+		return because(err, r.life)
 	}
 	if err := r.intend(ctx, t); err != nil {
 		return err

@@ -275,16 +275,15 @@ func (r *Runner) Release(ctx context.Context, id, decision string) (statemachine
 
 // RollBack undoes what a job did that has completed or failed, whether it was to be kept or not, and returns when it is rolled
 // back, durably. That it is to be is durable before the first Undo is called, and the job is [statemachine.Job].RollingBack then.
-// Where a crash, an error of [Undoer] or the end of ctx cuts it short, the next opening's [Runner.Plan] has it, and goes on behind
-// the last undo that is durable; so does a second call in this one. ctx is that of Undo. [ErrNoUndo], [ErrUnknownCapability], [ErrBusy]: nothing was done. statemachine.ErrTransition: the
-// job has not ended, or was rolled back before.
+// Where a crash, an error of [Undoer], or the end of ctx or of the time of [Runner.Drain] cuts it short, the next opening's
+// [Runner.Plan] has it, and goes on behind the last undo that is durable; so does a second call in this one. ctx is that of Undo.
+// [ErrNoUndo], [ErrUnknownCapability], [ErrBusy]: nothing was done. statemachine.ErrTransition: the job has not ended, or was
+// rolled back before.
 func (r *Runner) RollBack(ctx context.Context, id, reason string) (statemachine.Job, error) {
 	t, err := r.claim(id)
 	if err != nil {
 		return statemachine.Job{}, err
 	}
-	defer r.hands.Done()
-	defer r.leave(t, nil)
-	err = r.rollBack(ctx, t, reason)
+	err = r.takeBack(ctx, t, reason)
 	return t.job, err
 }
