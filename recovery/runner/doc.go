@@ -73,18 +73,21 @@
 //	  not registered any more               comes that can go on
 //	while a plan was applied                makes a new plan; applied again, the old one does nothing twice
 //	in Validate, Reconcile or Undo          calls it again, however often that was: only attempts are counted. If it is what kills
-//	                                        the process, have a policy hold the job, or take its rollback out of the plan
+//	                                        the process, have a policy hold the job; take a rollback out of the plan, or end it by
+//	                                        [recovery.Engine.RollBack]
 //
 // [Runner.Plan] shows all that before it is done; edit it and give it to [Runner.Apply]; or give Recover a policy of your own.
 //
 // # Somebody decides
 //
-// Held jobs are in [recovery.Report].Held, with the reason, and [recovery.Engine.Explain] tells what is known of one. What somebody
+// Held jobs are in [recovery.Report].Held, with the reason; those that are half undone are found by projection.Query.RollingBack;
+// and [recovery.Engine.Explain], given [Runner.Policy], tells what is known of one. What somebody
 // has found out, and wants, is said by one of these, and is an event:
 //
 //	it did not happen, or may happen twice  [Runner.Release]: another attempt
 //	it happened                             [recovery.Engine.Complete], with the output that it should have had
 //	it is not to be done                    [Runner.Cancel]: the job fails, and is rolled back where a failure is
+//	it has been undone by other means       [recovery.Engine.RollBack], of a job that has ended, half undone or not
 //
 // The log has one writer, so it is the program with the runner that takes the decision: let it ask, or be asked, by whatever means it
 // has. To look, any process may open the log with wal.Options.ReadOnly.

@@ -48,8 +48,8 @@ func (p policy) Decide(ev recovery.Evidence) (recovery.Action, string, bool) {
 }
 
 // Plan is [recovery.Engine.Plan] by the first of the policies that has an opinion, and the runner's own Policy behind them. At
-// its end it has, besides, the jobs whose rollback was cut short: they failed and were to be undone, or somebody wanted back what
-// they did. Nothing has been done yet.
+// its end it has, besides, the jobs whose rollback was cut short in an earlier opening: they failed and were to be undone, or somebody
+// wanted back what they did. No policy is asked about these, and they can't be held. Nothing has been done yet.
 func (r *Runner) Plan(ctx context.Context, policies ...recovery.Policy) (recovery.Plan, error) {
 	p, err := r.engine.Plan(ctx, recovery.First(append(slices.Clone(policies), r.Policy())...))
 	if err != nil {
@@ -107,7 +107,7 @@ func (r *Runner) lookBack(ctx context.Context, ev *recovery.Evidence) {
 
 // Apply is [recovery.Plan.Apply] by the runner's capabilities. Jobs that are resumed wait for a worker: Resumed means that they do,
 // and the attempt is durable when it begins. While the queue is full Apply waits. What is to be reconciled or rolled back is done
-// when it returns. It may be called again, with the same plan or another: no job is taken twice. wal.ErrInvalid, before anything
+// when it returns. What went wrong with single jobs is in [recovery.Applied.Err] alone. It may be called again, with the same plan or another: no job is taken twice. wal.ErrInvalid, before anything
 // is done: also for a plan that rolls back what can't be undone.
 func (r *Runner) Apply(ctx context.Context, p recovery.Plan) (recovery.Applied, error) {
 	if err := r.canUndo(p); err != nil {

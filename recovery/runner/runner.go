@@ -152,8 +152,8 @@ func (r *Runner) newJob(ctx context.Context, does *capability, s recovery.Submis
 	return t, job, nil
 }
 
-// Wait returns the job when it has ended, its rollback included if there is one, or when it is held or parked: no error, then,
-// whatever became of it. For a job that has ended already it returns at once; for one that is held while it is worked on, when its
+// Wait returns the job when it has ended, its rollback included if there is one that is under way, or when it is held or parked:
+// no error, then, whatever became of it. One whose rollback was cut short is RollingBack. For a job that has ended already it returns at once; for one that is held while it is worked on, when its
 // work has come back. [ErrNotRunning]: this runner does not have it;
 // [ErrDraining]: it was left to the next opening; statemachine.ErrUnknownJob; ctx's error, and the job goes on; or why the runner
 // had to leave the job as it was, when the log has failed.
@@ -277,8 +277,8 @@ func (r *Runner) Release(ctx context.Context, id, decision string) (statemachine
 // back, durably. That it is to be is durable before the first Undo is called, and the job is [statemachine.Job].RollingBack then.
 // Where a crash, an error of [Undoer], or the end of ctx or of the time of [Runner.Drain] cuts it short, the next opening's
 // [Runner.Plan] has it, and goes on behind the last undo that is durable; so does a second call in this one. ctx is that of Undo.
-// [ErrNoUndo], [ErrUnknownCapability], [ErrBusy]: nothing was done. statemachine.ErrTransition: the job has not ended, or was
-// rolled back before.
+// The reason is written at the end; the plan's rollback has one of its own. [ErrNoUndo], [ErrUnknownCapability], [ErrBusy]: nothing was
+// done. statemachine.ErrTransition: the job has not ended, or it was rolled back before, which its State tells.
 func (r *Runner) RollBack(ctx context.Context, id, reason string) (statemachine.Job, error) {
 	t, err := r.claim(id)
 	if err != nil {
