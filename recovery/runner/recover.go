@@ -107,8 +107,8 @@ func (r *Runner) lookBack(ctx context.Context, ev *recovery.Evidence) {
 
 // Apply is [recovery.Plan.Apply] by the runner's capabilities. Jobs that are resumed wait for a worker: Resumed means that they do,
 // and the attempt is durable when it begins. While the queue is full Apply waits. What is to be reconciled or rolled back is done
-// when it returns. What went wrong with single jobs is in [recovery.Applied.Err] alone. It may be called again, with the same plan or another: no job is taken twice. wal.ErrInvalid, before anything
-// is done: also for a plan that rolls back what can't be undone.
+// when it returns. What went wrong with single jobs is in [recovery.Applied.Err] alone. It may be called again, with the same plan or
+// another: no job is taken twice. wal.ErrInvalid, before anything is done: also for a plan that rolls back what can't be undone.
 func (r *Runner) Apply(ctx context.Context, p recovery.Plan) (recovery.Applied, error) {
 	if err := r.canUndo(p); err != nil {
 		return recovery.Applied{}, err

@@ -153,10 +153,10 @@ func (r *Runner) newJob(ctx context.Context, does *capability, s recovery.Submis
 }
 
 // Wait returns the job when it has ended, its rollback included if there is one that is under way, or when it is held or parked:
-// no error, then, whatever became of it. One whose rollback was cut short is RollingBack. For a job that has ended already it returns at once; for one that is held while it is worked on, when its
-// work has come back. [ErrNotRunning]: this runner does not have it;
-// [ErrDraining]: it was left to the next opening; statemachine.ErrUnknownJob; ctx's error, and the job goes on; or why the runner
-// had to leave the job as it was, when the log has failed.
+// no error, then, whatever became of it. One whose rollback was cut short is RollingBack. For a job that has ended already it
+// returns at once; for one that is held while it is worked on, when its work has come back. [ErrNotRunning]: this runner does not
+// have it; [ErrDraining]: it was left to the next opening; statemachine.ErrUnknownJob; ctx's error, and the job goes on; or why
+// the runner had to leave the job as it was, when the log has failed.
 func (r *Runner) Wait(ctx context.Context, id string) (statemachine.Job, error) {
 	return r.await(ctx, r.task(id), statemachine.Job{ID: id})
 }
