@@ -96,7 +96,7 @@ func drawReplay(path string, s settings, points []replayPoint) error {
 		log.add(x, p.log.times(1e-3))
 		engine.add(x, p.engine.times(1e-3))
 		size.add(x, figure{p.logSize, p.logSize, p.logSize})
-		held.add(x, p.heap)
+		held.addIf(p.heap.low > 0, x, p.heap) // a small log: others may have let go of more meanwhile
 	}
 	wait.series, heap.series = []*series{bare, log, engine}, []*series{size, held}
 	return drawPanels(path, s.foot(), wait, heap)

@@ -166,9 +166,10 @@ func openEngine(ctx context.Context, dir string, events int) (ms, heap float64, 
 	return ms, heap, errors.Join(err, engine.Close())
 }
 
-// heapBytes is what is alive on the heap.
+// heapBytes is what is alive on the heap, without what lies in pools: that goes with the second collection.
 func heapBytes() float64 {
 	var m runtime.MemStats
+	runtime.GC()
 	runtime.GC()
 	runtime.ReadMemStats(&m)
 	return float64(m.HeapAlloc)
