@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"time"
@@ -48,7 +47,10 @@ func main() {
 	check(err)
 	fmt.Print(plan)
 	applied, err := r.Apply(ctx, plan)
-	check(errors.Join(err, applied.Err())) // the second is of single jobs: of what could not be undone, say
+	check(err)
+	if err := applied.Err(); err != nil {
+		log.Print(err) // of single jobs, which stop no others: of what could not be undone, say
+	}
 
 	order := Order{"lamp", "Oslo"}
 	receipt, err := purchase.Do(ctx, r, order, runner.Once("order-17")) // or Submit now, and Result later
